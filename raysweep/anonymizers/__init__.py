@@ -1,0 +1,1 @@
+"""One method a file; a folder where a network comes with it."""

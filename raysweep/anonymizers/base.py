@@ -1,0 +1,120 @@
+"""What an anonymizer is: a class with declared parameters, an optional fit, and `anonymize`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from raysweep.errors import ConfigError, nearest
+from raysweep.search.parameters import Parameter, Value
+
+if TYPE_CHECKING:
+    import torch
+
+    from raysweep.schema import AlignedFaces, FaceBatch
+
+__all__ = ["Anonymizer", "FitContext", "State", "Teachers"]
+
+State = dict[str, "torch.Tensor"]
+"""What `fit` learned, as CPU tensors: it crosses a process border and may be stored."""
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Differentiable networks that may guide training; none of them ever judges the trial (lineage check).
+
+    Attributes:
+        identity: (n, 3, S, S) float crops in [0, 1] -> (n, D) L2-normalised embeddings; None when no torch embedder is at hand.
+        expression: the same crops -> (logits (n, 7), features (n, F)); None when no torch expression model is at hand.
+        lineage: names of the weights behind them and of what those were distilled from.
+    """
+
+    identity: Callable[[torch.Tensor], torch.Tensor] | None = None
+    expression: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    lineage: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What `fit` may look at.
+
+    Attributes:
+        background: faces of role G; whatever is learned, is learned from these.
+        releases: faces per release (`T`, `S/enrol`, `S/probe`, `E/enrol`, `E/probe`), for anonymizers that publish groups.
+        teachers: networks for loss terms.
+        device: where to compute.
+        seed: of the trial.
+        report: called with plain numbers while training (step, losses), for the live view and the tracker.
+    """
+
+    background: AlignedFaces
+    releases: Mapping[str, AlignedFaces]
+    teachers: Teachers
+    device: torch.device
+    seed: int
+    report: Callable[[Mapping[str, float]], None]
+
+
+class Anonymizer(ABC):
+    """Base class. A subclass sets the class attributes and writes `anonymize`; `fit` only if it learns something.
+
+    The life of an instance: `Anonymizer(**setting)` checks the values; `fit(context)` returns tensors; in each worker
+    `load(state, device)` takes them; `anonymize(batch)` is then called any number of times, with any batch size, in any order, and
+    must give the same image for the same face each time.
+
+    Class attributes:
+        name: unique; `vendor/name` for plug-ins.
+        parameters: declared parameters with the widest bounds allowed.
+        releases: `per_image`, or `group` when one output image stands for several faces (k-Same).
+        needs: of `landmarks`, `mask`, `identity`, `background`: what the faces must bring.
+        trains: `fit` trains a network (the trial then holds an accelerator share for it).
+        licence, reference: of the method.
+    """
+
+    name: ClassVar[str]
+    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    releases: ClassVar[Literal["per_image", "group"]] = "per_image"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    trains: ClassVar[bool] = False
+    licence: ClassVar[str] = "MIT"
+    reference: ClassVar[str] = ""
+
+    def __init__(self, **setting: Value) -> None:
+        """Take the given values, the declared default for the rest.
+
+        Raises:
+            ConfigError: names every unknown key and every value out of bounds.
+        """
+        problems = self.problems(setting)
+        if problems:
+            raise ConfigError(problems)
+        self.setting: dict[str, Value] = {
+            key: setting.get(key, parameter.default) for key, parameter in self.parameters.items()
+        }
+
+    @classmethod
+    def problems(cls, setting: Mapping[str, object]) -> list[str]:
+        """Everything wrong with a setting, one line each."""
+        known = list(cls.parameters)
+        found = []
+        for key, value in setting.items():
+            if key not in cls.parameters:
+                found.append(
+                    f"{cls.name}: unknown parameter {key!r}{nearest(key, known)}; known: {', '.join(known) or 'none'}"
+                )
+            elif (problem := cls.parameters[key].problem(value)) is not None:
+                found.append(f"{cls.name}: {key} = {problem}")
+        return found
+
+    def fit(self, context: FitContext) -> State:
+        """Learn what `anonymize` needs; nothing by default."""
+        return {}
+
+    def load(self, state: State, device: torch.device) -> None:
+        """Take what `fit` returned, possibly in another process; nothing by default."""
+
+    @abstractmethod
+    def anonymize(self, faces: FaceBatch) -> torch.Tensor:
+        """Clear crops -> anonymized crops, (n, 3, S, S) uint8 RGB on the same device, in the same order."""

@@ -1,0 +1,1 @@
+"""The attacker ladder, one rung a file."""

@@ -1,0 +1,1 @@
+"""Sources of faces: adapters, shards, roles of identities, synthetic faces."""

@@ -1,0 +1,1 @@
+"""Worker pools, reference store, ledger and the Ray session."""

@@ -1,0 +1,83 @@
+"""The record of one finished trial: what the ledger stores and everything downstream reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raysweep.metrics.value import MetricValue
+from raysweep.search.parameters import Value
+
+__all__ = ["TrialRecord"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial at one fidelity.
+
+    Attributes:
+        key: hash of (anonymizer, setting, fidelity, rows, weights, code, seed); one final record per key.
+        number: order of proposal in the sweep, from 0.
+        anonymizer: name.
+        setting: parameter values.
+        fidelity: for example {"identities": 40, "steps": 150}.
+        state: `failed` carries a reason and no metrics.
+        reason: why it failed, one line.
+        metrics: by name; `privacy` and `utility` are the two objectives, further ones are grouped with a slash
+            (`privacy/naive`, `utility/match`, `realism/ssim`, ...).
+        attackers: rows of the attacker table: attacker, embedder, rank-1 on S and E, clear control, advantage, status, reason.
+        curves: per name, values by step (training losses).
+        seconds: per stage, worker seconds (fit, anonymize, embed, express, realism, judge) and `wall`.
+        control: empty for a proposed trial; `identity`, `blackout` or `untrained` for a control row, which never enters the front.
+        ended_at: wall clock, seconds since the epoch (a stamp only; durations are in `seconds`).
+    """
+
+    key: str
+    number: int
+    anonymizer: str
+    setting: Mapping[str, Value]
+    fidelity: Mapping[str, int]
+    state: Literal["complete", "failed"]
+    reason: str = ""
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    attackers: tuple[Mapping[str, Any], ...] = ()
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    control: str = ""
+    ended_at: float = 0.0
+
+    @property
+    def rankable(self) -> bool:
+        """Complete, proposed (not a control), and both objectives are `ok`: only such a trial may stand on the front."""
+        if self.state != "complete" or self.control:
+            return False
+        objectives = [self.metrics.get(name) for name in ("privacy", "utility")]
+        return all(value is not None and value.ok for value in objectives)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {
+            "key": self.key,
+            "number": self.number,
+            "anonymizer": self.anonymizer,
+            "setting": dict(self.setting),
+            "fidelity": dict(self.fidelity),
+            "state": self.state,
+            "reason": self.reason,
+            "metrics": {name: value.to_dict() for name, value in self.metrics.items()},
+            "attackers": [dict(row) for row in self.attackers],
+            "curves": {name: list(values) for name, values in self.curves.items()},
+            "seconds": dict(self.seconds),
+            "control": self.control,
+            "ended_at": self.ended_at,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> TrialRecord:
+        """The inverse of `to_dict`."""
+        fields = dict(record)
+        fields["metrics"] = {name: MetricValue.from_dict(value) for name, value in record["metrics"].items()}
+        fields["attackers"] = tuple(record["attackers"])
+        fields["curves"] = {name: tuple(values) for name, values in record["curves"].items()}
+        return cls(**fields)

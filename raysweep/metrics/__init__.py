@@ -1,0 +1,1 @@
+"""Identification, verification, expression, realism, front and uncertainty."""

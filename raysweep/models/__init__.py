@@ -1,0 +1,1 @@
+"""Networks that measure: the zoo of weights, embedders, expression models, perceptual distance."""

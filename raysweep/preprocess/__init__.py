@@ -1,0 +1,1 @@
+"""From a photograph to an aligned crop: detect, align, dense landmarks, parsing mask."""

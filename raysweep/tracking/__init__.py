@@ -1,0 +1,1 @@
+"""MLflow, figures, the terminal view and the report."""
