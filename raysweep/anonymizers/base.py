@@ -112,7 +112,7 @@ class Anonymizer(ABC):
         """Learn what `anonymize` needs; nothing by default."""
         return {}
 
-    def load(self, state: State, device: torch.device) -> None:
+    def load(self, state: State, device: torch.device) -> None:  # noqa: B027 - optional, not abstract
         """Take what `fit` returned, possibly in another process; nothing by default."""
 
     @abstractmethod
