@@ -1,0 +1,85 @@
+"""What a sweep is, as the live view, the figures and MLflow tell it to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raysweep.metrics.value import MetricValue
+
+__all__ = ["ModelInfo", "SweepInfo"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A network whose answers count in this sweep.
+
+    Attributes:
+        name: as in the zoo.
+        role: `embedder`, `expression`, `detector`, ...
+        licence: under which the weights may be used.
+        sha256: of the weights, empty when not known.
+    """
+
+    name: str
+    role: str = ""
+    licence: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """Everything about a sweep that is known before its first trial (counts may be filled in later with `replace`).
+
+    Attributes:
+        name: for example `ganonymization`.
+        key: short hash of all that decides the results; the same key is the same sweep, which is then resumed.
+        dataset: name of the data set.
+        synthetic: the faces are drawn, not photographed.
+        anonymizer: name, or several joined with a comma.
+        run_folder: where the sweep keeps its ledger; its parent is the run root.
+        space: the search space, JSON-safe.
+        parameters: names of the searched (not fixed) parameters, the most telling first.
+        sampler: name of the proposing algorithm.
+        seed: of the sweep.
+        trials: how many are planned.
+        fidelity: the full fidelity; a record at another one never stands on the front. Empty: all records count.
+        command: the command line that repeats this sweep, without secrets.
+        faces: how many can be used.
+        identities: how many per role.
+        quarantined: how many images per reason.
+        models: networks that judge.
+        clear: what the judges reach on clear faces, for example `clear/rank1/<embedder>`, `clear/accuracy/<model>`.
+        versions: of raysweep and of the libraries.
+    """
+
+    name: str
+    key: str
+    dataset: str
+    synthetic: bool
+    anonymizer: str
+    run_folder: Path
+    space: Mapping[str, Any] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
+    sampler: str = ""
+    seed: int = 0
+    trials: int = 0
+    fidelity: Mapping[str, int] = field(default_factory=dict)
+    command: str = ""
+    faces: int = 0
+    identities: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    models: tuple[ModelInfo, ...] = ()
+    clear: Mapping[str, MetricValue] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe; the run folder is left out, so that the record may be shared."""
+        record = asdict(self)
+        del record["run_folder"]
+        record["clear"] = {name: value.to_dict() for name, value in self.clear.items()}
+        record["models"] = [asdict(model) for model in self.models]
+        record["parameters"] = list(self.parameters)
+        return record
