@@ -1,0 +1,236 @@
+"""Optuna proposes settings for two objectives; the study is rebuilt from the ledger, never stored itself.
+
+Ray Tune's own `OptunaSearch` leaves trials that failed or reported NaN as RUNNING for ever and pickles its storage; this
+wrapper tells every outcome, serves repeated proposals from the record, and keeps nothing on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raysweep.errors import ConfigError, nearest
+from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
+from raysweep.search.space import Arm, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+    from raysweep.engine.record import TrialRecord
+
+__all__ = ["SAMPLERS", "Proposal", "Proposer"]
+
+SAMPLERS = ("tpe", "nsga2", "gp", "qmc", "random", "list")
+"""`list` runs the explicit settings of a study in order; the others are Optuna's."""
+
+MAX_REPEATS = 50
+"""How many already known settings in a row a sampler may propose before the space counts as exhausted."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to try next."""
+
+    number: int
+    anonymizer: str
+    setting: Mapping[str, Value]
+
+
+def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
+    """The Optuna sampler of a name, seeded."""
+    from optuna import samplers
+
+    startup = max(4, min(10, trials // 3))
+    if name == "tpe":
+        return samplers.TPESampler(
+            seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+        )
+    if name == "nsga2":
+        return samplers.NSGAIISampler(seed=seed, population_size=max(4, min(24, trials // 4)))
+    if name == "gp":
+        return samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    if name == "qmc":
+        return samplers.QMCSampler(seed=seed, scramble=True)
+    return samplers.RandomSampler(seed=seed)
+
+
+class Proposer:
+    """Ask and tell over a space, with what is already known.
+
+    Args:
+        space: what to search.
+        sampler: one of `SAMPLERS`.
+        seed: of the sampler.
+        trials: how many trials in all, the known ones included.
+        key_of: (anonymizer, setting) -> trial key.
+        known: finished records of this sweep; they count, are told to the sampler, and are never run again.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        sampler: str,
+        seed: int,
+        trials: int,
+        key_of: Callable[[str, Mapping[str, Value]], str],
+        known: Sequence[TrialRecord] = (),
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if sampler not in SAMPLERS:
+            raise ConfigError(
+                f"sampler = {sampler!r} is not known{nearest(sampler, SAMPLERS)}; known: {', '.join(SAMPLERS)}"
+            )
+        self._trials, self._key_of = trials, key_of
+        self._records = {record.key: record for record in known}
+        self._running: dict[int, str] = {}
+        self._asked: dict[int, optuna.Trial] = {}
+        self._listed = [(arm, setting) for arm in space.arms for setting in arm.settings]
+        self._arms = [arm for arm in space.arms if not arm.settings]
+        self.number = 1 + max((record.number for record in known), default=-1)
+        self.finished = len(self._records)
+        self.duplicates = 0
+        # Another seed after a resume: the same one would propose the known settings again.
+        self._study = optuna.create_study(
+            directions=["maximize", "maximize"], sampler=make_sampler(sampler, seed + self.number, trials)
+        )
+        for record in sorted(known, key=lambda record: record.number):
+            self._remember(record)
+        for arm in self._arms:
+            for setting in arm.try_first:
+                if self._key_of(arm.anonymizer, self._complete(arm, {**arm.fixed, **setting})) not in self._records:
+                    self._study.enqueue_trial(self._flat(arm, setting))
+
+    def ask(self) -> Proposal | None:
+        """The next setting that has no record yet; None when the budget is used up or the space exhausted."""
+        for _ in range(MAX_REPEATS):
+            if self.finished + len(self._running) >= self._trials:
+                return None
+            arm, setting, trial = self._next()
+            if arm is None:
+                return None
+            key = self._key_of(arm.anonymizer, setting)
+            if key in self._records or key in self._running.values():
+                self.duplicates += trial is not None
+                self._tell(trial, self._records.get(key))
+                continue
+            proposal = Proposal(self.number, arm.anonymizer, setting)
+            self.number += 1
+            self._running[proposal.number] = key
+            if trial is not None:
+                self._asked[proposal.number] = trial
+            return proposal
+        return None
+
+    def tell(self, record: TrialRecord) -> None:
+        """Report how a proposal ended; a failed one is told as such and never stays open."""
+        self._running.pop(record.number, None)
+        if record.key not in self._records:
+            self.finished += 1
+        self._records[record.key] = record
+        self._tell(self._asked.pop(record.number, None), record)
+
+    def states(self) -> dict[str, int]:
+        """How many trials the study holds, by state (a finished sweep has none RUNNING)."""
+        counts: dict[str, int] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            counts[trial.state.name] = counts.get(trial.state.name, 0) + 1
+        return counts
+
+    def _next(self) -> tuple[Arm | None, dict[str, Value], optuna.Trial | None]:
+        if self._listed:
+            arm, listed = self._listed.pop(0)
+            return arm, self._complete(arm, listed), None
+        if not self._arms:
+            return None, {}, None
+        trial = self._study.ask()
+        arm = self._arms[0]
+        if len(self._arms) > 1:
+            chosen = trial.suggest_categorical("anonymizer", [item.anonymizer for item in self._arms])
+            arm = next(item for item in self._arms if item.anonymizer == chosen)
+        setting: dict[str, Value] = dict(arm.fixed)
+        for name, item in arm.ranges.items():
+            if arm.active(name, setting):
+                setting[name] = _suggest(trial, self._label(arm, name), item)
+        return arm, self._complete(arm, setting), trial
+
+    def _label(self, arm: Arm, name: str) -> str:
+        return name if len(self._arms) == 1 else f"{arm.anonymizer}.{name}"
+
+    def _flat(self, arm: Arm, setting: Mapping[str, Value]) -> dict[str, Value]:
+        flat: dict[str, Value] = {} if len(self._arms) == 1 else {"anonymizer": arm.anonymizer}
+        return flat | {
+            self._label(arm, name): setting[name]
+            for name in arm.ranges
+            if name in setting and arm.active(name, setting)
+        }
+
+    @staticmethod
+    def _complete(arm: Arm, setting: Mapping[str, Value]) -> dict[str, Value]:
+        """Every declared parameter with its value, so that equal trials have equal keys."""
+        from raysweep.anonymizers.registry import get_anonymizer
+
+        return dict(get_anonymizer(arm.anonymizer)(**setting).setting)
+
+    def _remember(self, record: TrialRecord) -> None:
+        """Put a record of an earlier run into the study."""
+        import optuna
+
+        arm = next((arm for arm in self._arms if arm.anonymizer == record.anonymizer), None)
+        if arm is None:
+            return
+        flat = self._flat(arm, record.setting)
+        distributions: dict[str, Any] = {
+            self._label(arm, name): _distribution(item) for name, item in arm.ranges.items()
+        }
+        if len(self._arms) > 1:
+            distributions["anonymizer"] = optuna.distributions.CategoricalDistribution(
+                [item.anonymizer for item in self._arms]
+            )
+        values = [record.metrics["privacy"].value, record.metrics["utility"].value] if record.rankable else None
+        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
+        self._study.add_trial(
+            optuna.create_trial(
+                state=state,
+                params=flat,
+                distributions={name: item for name, item in distributions.items() if name in flat},
+                values=values,
+            )
+        )
+
+    def _tell(self, trial: optuna.Trial | None, record: TrialRecord | None) -> None:
+        import optuna
+
+        if trial is None:
+            return
+        if record is not None and record.rankable:
+            self._study.tell(trial, [record.metrics["privacy"].value, record.metrics["utility"].value])
+        else:
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def _distribution(item: Parameter) -> optuna.distributions.BaseDistribution:
+    from optuna import distributions
+
+    if isinstance(item, Float):
+        return distributions.FloatDistribution(item.low, item.high, log=item.log)
+    if isinstance(item, Int):
+        return distributions.IntDistribution(item.low, item.high, log=item.log, step=item.step)
+    if isinstance(item, Categorical):
+        return distributions.CategoricalDistribution(list(item.choices))
+    return distributions.CategoricalDistribution([False, True])
+
+
+def _suggest(trial: optuna.Trial, name: str, item: Parameter) -> Value:
+    if isinstance(item, Float):
+        # Four significant digits are enough for any of these knobs and readable in every table.
+        value = float(f"{trial.suggest_float(name, item.low, item.high, log=item.log):.4g}")
+        return min(max(value, item.low), item.high)
+    if isinstance(item, Int):
+        return int(trial.suggest_int(name, item.low, item.high, step=item.step, log=item.log))
+    if isinstance(item, Categorical):
+        return trial.suggest_categorical(name, list(item.choices))  # type: ignore[no-any-return]
+    return bool(trial.suggest_categorical(name, [False, True]))
