@@ -30,6 +30,7 @@ class TrialRecord:
         curves: per name, values by step (training losses).
         seconds: per stage, worker seconds (fit, anonymize, embed, express, realism, judge) and `wall`.
         control: empty for a proposed trial; `identity`, `blackout` or `untrained` for a control row, which never enters the front.
+        notes: what else the anonymizer says of itself, for example whether the 1/k guarantee of k-Same holds.
         ended_at: wall clock, seconds since the epoch (a stamp only; durations are in `seconds`).
     """
 
@@ -45,6 +46,7 @@ class TrialRecord:
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     control: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
 
     @property
@@ -70,6 +72,7 @@ class TrialRecord:
             "curves": {name: list(values) for name, values in self.curves.items()},
             "seconds": dict(self.seconds),
             "control": self.control,
+            "notes": dict(self.notes),
             "ended_at": self.ended_at,
         }
 

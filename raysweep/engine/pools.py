@@ -1,0 +1,214 @@
+"""Standing workers behind one interface: `call` hands out a work item, `result` waits for it.
+
+`LocalPool` runs items in this process, `RayPool` in actors that live as long as the sweep. A handle may be passed as an
+argument of a further call: the values then go from worker to worker without passing through the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from raysweep.engine.worker import TrialWorker, WorkerPlan
+from raysweep.errors import StoreError
+
+__all__ = ["LocalPool", "Pool", "RayPool", "RayPoolClient", "default_workers"]
+
+QUEUED_PER_WORKER = 2
+"""Items handed to one actor at a time: the second one waits beside it, so that the actor never idles between items."""
+
+READY_TIMEOUT_S = 300.0
+"""Until all workers have loaded their models: importing torch alone takes 10 s on a loaded core."""
+
+
+class Pool(Protocol):
+    """Where the work items of a trial run."""
+
+    size: int
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Start `TrialWorker.method(*arguments)`; arguments may be handles, or lists of handles."""
+
+    def result(self, handle: Any) -> Any:
+        """Wait for the value of a handle, or raise what the item raised."""
+
+
+class LocalPool:
+    """One worker in this process; items run at once."""
+
+    size = 1
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        self.worker = TrialWorker(plan)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Run the item and return its value as the handle."""
+        return getattr(self.worker, method)(*arguments)
+
+    def result(self, handle: Any) -> Any:
+        """The handle is the value."""
+        return handle
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def default_workers(cpus: int, gpus: int) -> int:
+    """One worker per GPU, else one per core."""
+    return gpus or max(1, cpus)
+
+
+class _WorkerActor:
+    """A `TrialWorker` in an actor; takes handles as one-element lists, so that a dispatcher does not fetch their values."""
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        self._worker = TrialWorker(plan)
+
+    def run(self, method: str, arguments: Sequence[Any]) -> Any:
+        return getattr(self._worker, method)(*(_fetch(argument) for argument in arguments))
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class _Handle:
+    """A work item whose value lies with Ray. Small and picklable."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+
+def _fetch(argument: Any) -> Any:
+    import ray
+
+    if isinstance(argument, _Handle):
+        return ray.get(ray.get(argument.answer)[0])
+    if isinstance(argument, list):
+        return [_fetch(item) for item in argument]
+    return argument
+
+
+class _Dispatcher:
+    """Gives each item to the worker that is free first, in the order in which items come."""
+
+    def __init__(self, workers: Sequence[Any]) -> None:
+        self._free: asyncio.Queue[Any] = asyncio.Queue()
+        for _ in range(QUEUED_PER_WORKER):
+            for worker in workers:
+                self._free.put_nowait(worker)
+        self._faces = 0
+
+    async def call(self, method: str, arguments: Sequence[Any]) -> list[Any]:
+        worker = await self._free.get()
+        try:
+            reference = worker.run.remote(method, arguments)
+            await asyncio.wait([asyncio.wrap_future(reference.future())])
+        finally:
+            self._free.put_nowait(worker)
+        if method == "measure":
+            self._faces += len(arguments[-1])
+        return [reference]
+
+    async def faces(self) -> int:
+        return self._faces
+
+
+class RayPoolClient:
+    """What a trial holds of a `RayPool`: picklable, usable from any process of the session."""
+
+    def __init__(self, dispatcher: Any, size: int) -> None:
+        self._dispatcher, self.size = dispatcher, size
+
+    def call(self, method: str, *arguments: Any) -> _Handle:
+        """Queue the item."""
+        return _Handle(self._dispatcher.call.remote(method, arguments))
+
+    def result(self, handle: _Handle) -> Any:
+        """Wait for the value; what the item raised is raised again in its own type."""
+        import ray
+        from ray.exceptions import RayTaskError
+
+        try:
+            return _fetch(handle)
+        except RayTaskError as error:
+            cause = error.cause
+            while isinstance(cause, RayTaskError):
+                cause = cause.cause
+            raise (cause if isinstance(cause, Exception) else error) from None
+        except ray.exceptions.RayActorError as error:
+            raise StoreError(f"a worker died and could not be restarted: {error}") from error
+
+    def faces(self) -> int:
+        """Faces measured so far, over all workers."""
+        import ray
+
+        return int(ray.get(self._dispatcher.faces.remote()))
+
+
+class RayPool(RayPoolClient):
+    """Standing actors, one per accelerator (or core), started at full size.
+
+    Args:
+        plan: what every worker loads.
+        workers: how many.
+        gpus: GPUs of the session; each worker gets an equal share.
+    """
+
+    def __init__(self, plan: WorkerPlan, workers: int, gpus: float) -> None:
+        import ray
+
+        actor = ray.remote(_WorkerActor).options(  # type: ignore[call-overload]
+            num_cpus=1 if not gpus else 0.5,
+            num_gpus=gpus / workers if gpus else 0,
+            max_restarts=-1,
+            max_task_retries=2,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
+        )
+        self._workers = [actor.remote(plan) for _ in range(workers)]
+        dispatcher = (
+            ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000).remote(self._workers)  # type: ignore[call-overload]
+        )
+        super().__init__(dispatcher, workers)
+
+    def wait_ready(self, progress: Callable[[int], None]) -> None:
+        """Block until every worker has loaded its models.
+
+        Raises:
+            RaysweepError: of the worker that could not load.
+        """
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+        waiting = [worker.run.remote("ready", ()) for worker in self._workers]
+        total = len(waiting)
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1, timeout=READY_TIMEOUT_S)
+                if not done:
+                    raise StoreError(f"{len(waiting)} of {total} workers did not start within {READY_TIMEOUT_S:.0f} s")
+                ray.get(done)
+                progress(total - len(waiting))
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        except (RayActorError, GetTimeoutError) as error:
+            raise StoreError(f"a worker could not start: {error}") from error
+
+    def client(self) -> RayPoolClient:
+        """For a trial in another process."""
+        return RayPoolClient(self._dispatcher, self.size)
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers (for fault tests)."""
+        import ray
+
+        return list(ray.get([worker.pid.remote() for worker in self._workers]))
+
+    def close(self) -> None:
+        """Stop the workers."""
+        import ray
+
+        for worker in self._workers:
+            ray.kill(worker)
+        ray.kill(self._dispatcher)

@@ -1,0 +1,314 @@
+"""One worker: models loaded once, clear faces resident, and the three work items of a trial.
+
+No Ray here: a pool runs this class in actors, tests and the local engine run it in their own process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
+from raysweep.anonymizers.registry import get_anonymizer
+from raysweep.engine.references import References, ReferenceStore
+from raysweep.errors import TrialError
+from raysweep.metrics.realism import psnr, ssim
+from raysweep.objective import Judgement, Protocol, Referee
+from raysweep.schema import AlignedFaces, FaceBatch, IntArray, Measurements
+from raysweep.search.parameters import Value
+
+__all__ = ["Fitted", "Measured", "TrialTask", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
+
+LOADED_ANONYMIZERS = 4
+"""Fitted anonymizers a worker keeps loaded (several trials are in flight at once)."""
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What every worker of a sweep loads.
+
+    Attributes:
+        references: folder of the reference store.
+        models: folder of weights, None for the built-in ones and the user's folder.
+        dataset, seed, shares: how identities are given roles.
+        protocol: of the referee.
+        batch_size: faces per forward pass.
+        threads: CPU threads of this worker.
+    """
+
+    references: str
+    models: str | None
+    dataset: str
+    seed: int
+    shares: Mapping[str, float] | None
+    protocol: Protocol
+    batch_size: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """One trial to run."""
+
+    key: str
+    number: int
+    anonymizer: str
+    setting: Mapping[str, Value]
+    seed: int
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` learned, with training curves, notes (such as a broken guarantee) and seconds."""
+
+    state: State
+    curves: Mapping[str, tuple[float, ...]]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of some rows, in the order of `rows`."""
+
+    rows: IntArray
+    measurements: Measurements
+    seconds: Mapping[str, float]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pick_device() -> torch.device:
+    """CUDA when present, else CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def face_seeds(seed: int, face_id: tuple[str, ...]) -> IntArray:
+    """(n,) int64 >= 0, from (trial seed, face): the same for any batch and any worker."""
+    prefix = str(seed).encode() + b"\0"
+    digests = (hashlib.blake2b(prefix + item.encode(), digest_size=8).digest() for item in face_id)
+    return np.array([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=np.int64)
+
+
+class TrialWorker:
+    """Loads everything once; then answers `fit`, `measure` and `judge` any number of times, in any order.
+
+    Args:
+        plan: what to load.
+    """
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        from raysweep.models.perceptual import load_perceptual
+        from raysweep.models.zoo import open_zoo
+
+        torch.set_num_threads(plan.threads)
+        self.plan = plan
+        self.device = pick_device()
+        self.references: References = ReferenceStore(Path(plan.references)).load(
+            dataset=plan.dataset, seed=plan.seed, shares=plan.shares
+        )
+        faces = self.references.faces
+        self._zoo = open_zoo(plan.models).for_data(synthetic=faces.synthetic)
+        self._embedders = self._zoo.embedders(self.device, threads=plan.threads)
+        self._expression = self._zoo.expression_models(self.device, threads=plan.threads)
+        self._perceptual = load_perceptual(self._zoo, self.device)
+        self.rows = scored_rows(faces, plan.protocol)
+        table = faces.table.take(self.rows)
+        clear = take_measurements(self.references.clear, self.rows)
+        self.referee = Referee(table, clear, plan.protocol)
+        self._position = {int(row): index for index, row in enumerate(self.rows)}
+        self._teachers: Teachers | None = None
+        self._loaded: OrderedDict[str, Anonymizer] = OrderedDict()
+
+    def ready(self) -> dict[str, Any]:
+        """What this worker holds (also: proof that it has started)."""
+        return {"device": str(self.device), "rows": len(self.rows)}
+
+    def clear_summary(self) -> dict[str, Any]:
+        """Metrics of the clear faces, to be shown beside the front."""
+        return self.referee.clear_summary()
+
+    # ------------------------------------------------------------ work items
+    def fit(self, task: TrialTask) -> Fitted:
+        """Let the anonymizer learn what it needs.
+
+        Raises:
+            TrialError: with the reason; configuration errors keep their own type.
+        """
+        started = time.perf_counter()
+        curves: dict[str, list[float]] = {}
+
+        def report(numbers: Mapping[str, float]) -> None:
+            for name, value in numbers.items():
+                curves.setdefault(name, []).append(float(value))
+
+        faces = self.references.faces
+        anonymizer = get_anonymizer(task.anonymizer)(**task.setting)
+        context = FitContext(
+            background=faces.take(faces.table.rows("G")),
+            releases=_Releases(faces) if anonymizer.releases == "group" else {},
+            teachers=self._get_teachers() if anonymizer.trains else Teachers(),
+            device=self.device,
+            seed=task.seed,
+            report=report,
+        )
+        state = anonymizer.fit(context)
+        for name, values in curves.items():
+            if not all(math.isfinite(value) for value in values):
+                raise TrialError(
+                    f"training diverged: {name} is not finite; a smaller learning_rate or loss weight may help"
+                )
+        return Fitted(
+            state={name: tensor.detach().cpu() for name, tensor in state.items()},
+            curves={name: tuple(values) for name, values in curves.items()},
+            seconds={"fit": time.perf_counter() - started},
+        )
+
+    def measure(self, task: TrialTask, fitted: Fitted, rows: IntArray) -> Measured:
+        """Anonymize some rows and measure them while the pixels are on the device."""
+        anonymizer = self._load(task, fitted)
+        seconds = dict.fromkeys(("anonymize", "embed", "express", "realism"), 0.0)
+        parts: list[Measurements] = []
+        for start in range(0, len(rows), self.plan.batch_size):
+            batch = self._batch(rows[start : start + self.plan.batch_size], task.seed)
+            parts.append(self._measure_batch(anonymizer, batch, seconds))
+        return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
+
+    def judge(self, task: TrialTask, parts: list[Measured]) -> tuple[Judgement, Mapping[str, float]]:
+        """Attack and score the measurements of all rows of a trial, whatever order they come in."""
+        started = time.perf_counter()
+        order = np.concatenate([[self._position[int(row)] for row in part.rows] for part in parts]).astype(np.int64)
+        if len(order) != len(self.rows) or len(np.unique(order)) != len(order):
+            raise TrialError(f"trial {task.number}: {len(order)} rows measured, {len(self.rows)} expected")
+        together = concatenate([part.measurements for part in parts])
+        judgement = self.referee.judge(take_measurements(together, np.argsort(order)))
+        return judgement, {"judge": time.perf_counter() - started}
+
+    # ---------------------------------------------------------------- inside
+    def _get_teachers(self) -> Teachers:
+        from raysweep.models.zoo import teachers
+
+        if self._teachers is None:
+            self._teachers = teachers(self._zoo, self.device, self.references.faces.frame)
+        return self._teachers
+
+    def _load(self, task: TrialTask, fitted: Fitted) -> Anonymizer:
+        loaded = self._loaded.pop(task.key, None)
+        if loaded is None:
+            loaded = get_anonymizer(task.anonymizer)(**task.setting)
+            loaded.load(fitted.state, self.device)
+        self._loaded[task.key] = loaded
+        while len(self._loaded) > LOADED_ANONYMIZERS:
+            self._loaded.popitem(last=False)
+        return loaded
+
+    def _batch(self, rows: IntArray, seed: int) -> FaceBatch:
+        faces = self.references.faces.take(rows)
+        face_id = tuple(str(item) for item in faces.table.face_id)
+
+        def tensor(array: Any) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+        return FaceBatch(
+            image=tensor(faces.crop.transpose(0, 3, 1, 2)),
+            points=tensor(faces.points),
+            landmarks=None if faces.landmarks is None else tensor(faces.landmarks),
+            mask=None if faces.mask is None else tensor(faces.mask),
+            face_id=face_id,
+            seed=face_seeds(seed, face_id),
+            frame=faces.frame,
+        )
+
+    def _measure_batch(self, anonymizer: Anonymizer, batch: FaceBatch, seconds: dict[str, float]) -> Measurements:
+        with torch.inference_mode():
+            mark = time.perf_counter()
+            image = anonymizer.anonymize(batch)
+            if image.shape != batch.image.shape or image.dtype != torch.uint8:
+                raise TrialError(
+                    f"{anonymizer.name}: returned {tuple(image.shape)} {image.dtype}, "
+                    f"must be {tuple(batch.image.shape)} torch.uint8"
+                )
+            mark = _lap(seconds, "anonymize", mark, self.device)
+            embeddings = {model.name: model.embed(image, batch.frame) for model in self._embedders}
+            mark = _lap(seconds, "embed", mark, self.device)
+            probabilities = {model.name: model.probabilities(image, batch.frame) for model in self._expression}
+            mark = _lap(seconds, "express", mark, self.device)
+            clear, changed = batch.image.float() / 255, image.float() / 255
+            realism = {"psnr": psnr(clear, changed), "ssim": ssim(clear, changed)}
+            if self._perceptual.metric is not None:
+                realism["lpips"] = self._perceptual.metric(clear, changed)
+            _lap(seconds, "realism", mark, self.device)
+        return Measurements(embeddings, probabilities, realism)
+
+
+class _Releases(dict[str, AlignedFaces]):
+    """Faces per release, copied out of the store only when asked for."""
+
+    def __init__(self, faces: AlignedFaces) -> None:
+        super().__init__()
+        self._faces = faces
+        self._release = faces.table.release
+        self._names = tuple(sorted(set(self._release.tolist()) - {"G"}))
+
+    def __iter__(self) -> Any:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def keys(self) -> Any:
+        return self._names
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self._names]
+
+    def values(self) -> Any:
+        return [self[name] for name in self._names]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __missing__(self, name: str) -> AlignedFaces:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._faces.take(np.flatnonzero(self._release == name).astype(np.int64))
+
+
+def _lap(seconds: dict[str, float], stage: str, since: float, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    now = time.perf_counter()
+    seconds[stage] += now - since
+    return now
+
+
+def scored_rows(faces: AlignedFaces, protocol: Protocol) -> IntArray:
+    """Rows that a trial anonymizes: S and E, and T when an attacker of the protocol trains on it."""
+    roles = ["S", "E", *(["T"] if protocol.trains_on_t else [])]
+    return np.sort(np.concatenate([faces.table.rows(role) for role in roles]))
+
+
+def take_measurements(measurements: Measurements, rows: IntArray) -> Measurements:
+    """The same measurements for some rows."""
+    return Measurements(
+        {name: values[rows] for name, values in measurements.embeddings.items()},
+        {name: values[rows] for name, values in measurements.probabilities.items()},
+        {name: values[rows] for name, values in measurements.realism.items()},
+    )
+
+
+def concatenate(parts: list[Measurements]) -> Measurements:
+    """Measurements of several batches, in their order."""
+
+    def join(pick: str) -> dict[str, Any]:
+        return {name: np.concatenate([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
+
+    return Measurements(join("embeddings"), join("probabilities"), join("realism"))
