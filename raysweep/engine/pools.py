@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from raysweep.engine.worker import TrialWorker, WorkerPlan
 from raysweep.errors import StoreError
+
+if TYPE_CHECKING:
+    from raysweep.engine.worker import WorkerPlan
 
 __all__ = ["LocalPool", "Pool", "RayPool", "RayPoolClient", "default_workers"]
 
@@ -31,6 +34,9 @@ class Pool(Protocol):
     def call(self, method: str, *arguments: Any) -> Any:
         """Start `TrialWorker.method(*arguments)`; arguments may be handles, or lists of handles."""
 
+    def wait(self, handles: Sequence[Any]) -> None:
+        """Wait until the items are done, without fetching their values; their errors show when a value is used."""
+
     def result(self, handle: Any) -> Any:
         """Wait for the value of a handle, or raise what the item raised."""
 
@@ -41,11 +47,16 @@ class LocalPool:
     size = 1
 
     def __init__(self, plan: WorkerPlan) -> None:
+        from raysweep.engine.worker import TrialWorker
+
         self.worker = TrialWorker(plan)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Run the item and return its value as the handle."""
         return getattr(self.worker, method)(*arguments)
+
+    def wait(self, handles: Sequence[Any]) -> None:
+        """Done already."""
 
     def result(self, handle: Any) -> Any:
         """The handle is the value."""
@@ -64,6 +75,8 @@ class _WorkerActor:
     """A `TrialWorker` in an actor; takes handles as one-element lists, so that a dispatcher does not fetch their values."""
 
     def __init__(self, plan: WorkerPlan) -> None:
+        from raysweep.engine.worker import TrialWorker
+
         self._worker = TrialWorker(plan)
 
     def run(self, method: str, arguments: Sequence[Any]) -> Any:
@@ -91,28 +104,46 @@ def _fetch(argument: Any) -> Any:
 
 
 class _Dispatcher:
-    """Gives each item to the worker that is free first, in the order in which items come."""
+    """Gives each item, in the order in which items come, to the worker with the least to do.
+
+    A worker gets a second item while it works on a short one; nothing waits behind a training.
+    """
 
     def __init__(self, workers: Sequence[Any]) -> None:
-        self._free: asyncio.Queue[Any] = asyncio.Queue()
-        for _ in range(QUEUED_PER_WORKER):
-            for worker in workers:
-                self._free.put_nowait(worker)
+        self._workers = list(workers)
+        self._load = [0] * len(self._workers)
+        self._waiting: deque[tuple[str, Sequence[Any], asyncio.Future[Any]]] = deque()
         self._faces = 0
 
     async def call(self, method: str, arguments: Sequence[Any]) -> list[Any]:
-        worker = await self._free.get()
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((method, arguments, turn))
+        self._hand_out()
+        index = await turn
+        weight = QUEUED_PER_WORKER if method == "fit" else 1
         try:
-            reference = worker.run.remote(method, arguments)
+            reference = self._workers[index].run.remote(method, arguments)
             await asyncio.wait([asyncio.wrap_future(reference.future())])
         finally:
-            self._free.put_nowait(worker)
+            self._load[index] -= weight
+            self._hand_out()
         if method == "measure":
             self._faces += len(arguments[-1])
         return [reference]
 
     async def faces(self) -> int:
         return self._faces
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            index = min(range(len(self._load)), key=self._load.__getitem__)
+            if self._load[index] >= QUEUED_PER_WORKER:
+                return
+            method, _, turn = self._waiting.popleft()
+            if turn.cancelled():
+                continue
+            self._load[index] += QUEUED_PER_WORKER if method == "fit" else 1
+            turn.set_result(index)
 
 
 class RayPoolClient:
@@ -124,6 +155,13 @@ class RayPoolClient:
     def call(self, method: str, *arguments: Any) -> _Handle:
         """Queue the item."""
         return _Handle(self._dispatcher.call.remote(method, arguments))
+
+    def wait(self, handles: Sequence[_Handle]) -> None:
+        """The dispatcher answers when an item is done."""
+        import ray
+
+        answers = [handle.answer for handle in handles]
+        ray.wait(answers, num_returns=len(answers), fetch_local=False)
 
     def result(self, handle: _Handle) -> Any:
         """Wait for the value; what the item raised is raised again in its own type."""

@@ -1,4 +1,4 @@
-"""The record of one finished trial: what the ledger stores and everything downstream reads."""
+"""A trial before and after: the task, what came out, and the record that the ledger stores and everything downstream reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,35 @@ from typing import Any, Literal
 from raysweep.metrics.value import MetricValue
 from raysweep.search.parameters import Value
 
-__all__ = ["TrialRecord"]
+__all__ = ["Outcome", "TrialRecord", "TrialTask"]
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """One trial to run.
+
+    Attributes:
+        key, number, anonymizer, setting, control: as in `TrialRecord`.
+        seed: of training and of whatever an anonymizer draws.
+    """
+
+    key: str
+    number: int
+    anonymizer: str
+    setting: Mapping[str, Value]
+    seed: int
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker found out about a trial: small, and readable without any heavy import."""
+
+    metrics: Mapping[str, MetricValue]
+    attackers: tuple[Mapping[str, Any], ...]
+    curves: Mapping[str, tuple[float, ...]]
+    seconds: Mapping[str, float]
+    notes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from raysweep.engine.record import TrialRecord
+from raysweep.engine.record import Outcome, TrialRecord, TrialTask
 from raysweep.errors import RaysweepError
 
 if TYPE_CHECKING:
     from raysweep.engine.pools import Pool
-    from raysweep.engine.worker import TrialTask
     from raysweep.schema import IntArray
 
 __all__ = ["failed_record", "run_trial"]
@@ -37,12 +36,12 @@ def run_trial(
     """
     started = time.perf_counter()
     try:
+        # Each step waits for the one before, so that no worker sits waiting for another worker's result.
         fitted = pool.call("fit", task)
+        pool.wait([fitted])
         parts = [pool.call("measure", task, fitted, rows) for rows in chunks]
-        judged = pool.call("judge", task, parts)
-        judgement, judge_seconds = pool.result(judged)
-        learned = pool.result(fitted)
-        measured = [pool.result(part) for part in parts]
+        pool.wait(parts)
+        outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts))
     except RaysweepError as error:
         return failed_record(task, fidelity, str(error), stamp())
     except Exception as error:
@@ -50,11 +49,7 @@ def run_trial(
         last = traceback.extract_tb(error.__traceback__)[-1:]
         place = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
         return failed_record(task, fidelity, f"{type(error).__name__}: {error}{place}", stamp())
-    seconds: dict[str, float] = dict(learned.seconds)
-    for item in (*(part.seconds for part in measured), judge_seconds):
-        for stage, value in item.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
-    seconds["wall"] = time.perf_counter() - started
+    seconds = {**outcome.seconds, "wall": time.perf_counter() - started}
     return TrialRecord(
         key=task.key,
         number=task.number,
@@ -62,13 +57,13 @@ def run_trial(
         setting=dict(task.setting),
         fidelity=dict(fidelity),
         state="complete",
-        metrics=judgement.metrics,
-        attackers=tuple(_plain(row) for row in judgement.attackers),
-        curves=dict(learned.curves),
+        metrics=outcome.metrics,
+        attackers=tuple(_plain(row) for row in outcome.attackers),
+        curves=outcome.curves,
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         control=task.control,
+        notes=_plain(outcome.notes),
         ended_at=stamp(),
-        notes=_plain(measured[0].notes) if measured else {},
     )
 
 

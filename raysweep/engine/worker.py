@@ -19,14 +19,14 @@ import torch
 
 from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
 from raysweep.anonymizers.registry import get_anonymizer
+from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore
 from raysweep.errors import TrialError
 from raysweep.metrics.realism import psnr, ssim
-from raysweep.objective import Judgement, Protocol, Referee
+from raysweep.objective import Protocol, Referee
 from raysweep.schema import AlignedFaces, FaceBatch, IntArray, Measurements
-from raysweep.search.parameters import Value
 
-__all__ = ["Fitted", "Measured", "TrialTask", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
+__all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
 
 LOADED_ANONYMIZERS = 4
 """Fitted anonymizers a worker keeps loaded (several trials are in flight at once)."""
@@ -56,20 +56,8 @@ class WorkerPlan:
 
 
 @dataclass(frozen=True)
-class TrialTask:
-    """One trial to run."""
-
-    key: str
-    number: int
-    anonymizer: str
-    setting: Mapping[str, Value]
-    seed: int
-    control: str = ""
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """What `fit` learned, with training curves, notes (such as a broken guarantee) and seconds."""
+    """What `fit` learned, with training curves and seconds."""
 
     state: State
     curves: Mapping[str, tuple[float, ...]]
@@ -182,15 +170,26 @@ class TrialWorker:
             parts.append(self._measure_batch(anonymizer, batch, seconds))
         return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
 
-    def judge(self, task: TrialTask, parts: list[Measured]) -> tuple[Judgement, Mapping[str, float]]:
-        """Attack and score the measurements of all rows of a trial, whatever order they come in."""
+    def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured]) -> Outcome:
+        """Attack and score the measurements of all rows of a trial, in whatever order they come."""
         started = time.perf_counter()
         order = np.concatenate([[self._position[int(row)] for row in part.rows] for part in parts]).astype(np.int64)
         if len(order) != len(self.rows) or len(np.unique(order)) != len(order):
             raise TrialError(f"trial {task.number}: {len(order)} rows measured, {len(self.rows)} expected")
         together = concatenate([part.measurements for part in parts])
         judgement = self.referee.judge(take_measurements(together, np.argsort(order)))
-        return judgement, {"judge": time.perf_counter() - started}
+        seconds = dict(fitted.seconds)
+        for part in parts:
+            for stage, value in part.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + value
+        seconds["judge"] = time.perf_counter() - started
+        return Outcome(
+            metrics=judgement.metrics,
+            attackers=tuple(judgement.attackers),
+            curves=fitted.curves,
+            seconds=seconds,
+            notes=parts[0].notes,
+        )
 
     # ---------------------------------------------------------------- inside
     def _get_teachers(self) -> Teachers:

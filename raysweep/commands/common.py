@@ -1,0 +1,50 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+__all__ = ["add_faces_arguments", "add_run_arguments", "command_line", "flags", "runs_folder"]
+
+
+def add_faces_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--data`, `--kind`, `--models`."""
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="faces: a folder per identity, FER-2013, CelebAMask-HQ, Pins, CIAGAN layout or Parquet; "
+        "without it, or `synthetic:identities=60,images_per_identity=14,seed=3`: built-in synthetic faces",
+    )
+    parser.add_argument("--kind", metavar="KIND", help="layout of --data (see `raysweep ls data`); found out when not given")
+    parser.add_argument("--models", metavar="DIR", help="folder of weights (see `raysweep ls models`)")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--trials`, `--budget`, `--engine`, `--workers`, `--address`, `--runs`, `--dry-run`."""
+    parser.add_argument("--trials", type=int, metavar="N", help="how many trials in all")
+    parser.add_argument("--budget", metavar="TIME", help="start no new trial after this time: 90s, 10m, 1.5h")
+    parser.add_argument("--engine", choices=("ray", "local"), help="worker pool on Ray (default), or one worker in this process")
+    parser.add_argument("--workers", type=int, metavar="N", help="workers in the pool (default: one per GPU, else per core)")
+    parser.add_argument("--address", metavar="RAY", help="a running Ray cluster (default: a local one, started and stopped here)")
+    parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, start nothing")
+
+
+def flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """Run settings given as options."""
+    names = ("trials", "budget", "engine", "workers")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def runs_folder(arguments: argparse.Namespace) -> Path:
+    """Where runs are kept."""
+    return Path(arguments.runs or os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser()
+
+
+def command_line() -> str:
+    """The command as typed."""
+    return "python -m raysweep " + shlex.join(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""Ray Tune runs the trials: a thin trainable that asks the pool, and a searcher that asks the proposer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.callback import Callback
+from ray.tune.search import Searcher
+
+from raysweep.engine.pools import RayPoolClient
+from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.trial import failed_record, run_trial
+from raysweep.schema import IntArray
+from raysweep.search.sampler import Proposal, Proposer
+
+__all__ = ["tune_trials"]
+
+TRIAL_CPUS = 0.01
+"""A trial only waits for the pool; the cores belong to the workers."""
+
+
+def tune_trials(
+    proposer: Proposer,
+    make_task: Callable[[Proposal], TrialTask],
+    client: RayPoolClient,
+    chunks: Sequence[IntArray],
+    fidelity: Mapping[str, int],
+    *,
+    folder: Path,
+    on_record: Callable[[TrialRecord], None],
+    on_start: Callable[[TrialTask], None],
+    deadline: float | None,
+) -> None:
+    """Run proposals until the proposer has no more, or until `deadline` (monotonic seconds) for new ones.
+
+    Args:
+        proposer: asks and is told in this process.
+        make_task: proposal -> task.
+        client: of the worker pool.
+        chunks: row numbers of each work item.
+        fidelity: recorded with each trial.
+        folder: for Tune's own state; nothing in it is needed again.
+        on_record, on_start: called in this process as trials end and start.
+    """
+    # Tune's own loggers write a folder of files per trial, all of which the ledger has already.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+    searcher = _ProposerSearch(proposer, make_task, on_record, on_start, fidelity, deadline)
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, client=client, chunks=list(chunks), fidelity=dict(fidelity)),
+        {"cpu": TRIAL_CPUS},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            # One more than workers: while one trial is judged or starts, the others fill the pool.
+            max_concurrent_trials=client.size + 1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.resolve()),
+            verbose=0,
+            callbacks=[_Recorder(searcher)],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    )
+    tuner.fit()
+
+
+def _trial(
+    config: Mapping[str, Any], client: RayPoolClient, chunks: Sequence[IntArray], fidelity: Mapping[str, int]
+) -> None:
+    """The trainable: one report, the record."""
+    record = run_trial(TrialTask(**config["task"]), client, chunks, fidelity)
+    values = {name: record.metrics[name].value for name in ("privacy", "utility") if name in record.metrics}
+    tune.report({**values, "record": record.to_dict()})
+
+
+class _ProposerSearch(Searcher):
+    """Tune's view of a `Proposer`; keeps nothing on disk."""
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        make_task: Callable[[Proposal], TrialTask],
+        on_record: Callable[[TrialRecord], None],
+        on_start: Callable[[TrialTask], None],
+        fidelity: Mapping[str, int],
+        deadline: float | None,
+    ) -> None:
+        super().__init__()
+        self._proposer, self._make_task = proposer, make_task
+        self._on_record, self._on_start = on_record, on_start
+        self._fidelity, self._deadline = fidelity, deadline
+        self._tasks: dict[str, TrialTask] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next task, or that there are no more."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return self.FINISHED
+        proposal = self._proposer.ask()
+        if proposal is None:
+            return self.FINISHED
+        task = self._make_task(proposal)
+        self._tasks[trial_id] = task
+        self._on_start(task)
+        return {
+            "task": {
+                "key": task.key,
+                "number": task.number,
+                "anonymizer": task.anonymizer,
+                "setting": dict(task.setting),
+                "seed": task.seed,
+            }
+        }
+
+    def record(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Take the record of a trial the moment it is reported."""
+        if trial_id in self._tasks and "record" in result:
+            del self._tasks[trial_id]
+            self._end(TrialRecord.from_dict(result["record"]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial that ended without a record has failed: tell so, else it would stay open in the study."""
+        self.record(trial_id, result or {})
+        task = self._tasks.pop(trial_id, None)
+        if task is not None:
+            self._end(failed_record(task, self._fidelity, "the trial's process ended without a result", time.time()))
+
+    def _end(self, record: TrialRecord) -> None:
+        self._on_record(record)
+        self._proposer.tell(record)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the record, and the study is rebuilt from it."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+class _Recorder(Callback):
+    """Hands each report to the searcher at once; Tune itself tells it only when the trial's actor is released."""
+
+    def __init__(self, searcher: _ProposerSearch) -> None:
+        self._searcher = searcher
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+        """A trial reports once: its record."""
+        self._searcher.record(trial.trial_id, result)

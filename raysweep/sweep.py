@@ -1,0 +1,530 @@
+"""READ SECOND: a sweep from top to bottom. Space -> Optuna -> Tune -> pool -> ledger -> MLflow.
+
+1. `open_faces`: source -> shards -> prepared reference store (`pipeline.py`), all content-addressed: done once per data set.
+2. `tune`: run folder, ledger, standing workers, controls, then trials until the budget is used up; each finished trial goes
+   to the ledger first and from there to the live view and the tracker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysweep.config import RunSettings, SweepConfig
+from raysweep.data.shards import ShardSet, write_shards
+from raysweep.data.source import Source, open_source
+from raysweep.engine.ledger import Ledger
+from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
+from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.references import References, ReferenceStore, cache_root
+from raysweep.engine.session import start_ray
+from raysweep.engine.trial import run_trial
+from raysweep.errors import ConfigError, DataError
+from raysweep.models.zoo import Zoo, open_zoo
+from raysweep.objective import Protocol
+from raysweep.schema import Frame, IntArray
+from raysweep.search.parameters import Value
+from raysweep.search.sampler import Proposal, Proposer
+from raysweep.search.space import Arm, Space, canonical_hash
+from raysweep.tracking.info import ModelInfo, SweepInfo
+from raysweep.tracking.mlflow_sink import MlflowSink
+from raysweep.tracking.terminal import View
+
+__all__ = ["Faces", "SweepResult", "code_digest", "open_faces", "tune"]
+
+CHUNK_ROWS = 256
+"""Faces per work item: large enough to hide the call, small enough to share a trial between workers."""
+
+SYNTHETIC_FRAME = Frame(112, 0)
+PHOTOGRAPH_FRAME = Frame(160, 24)
+"""Twenty-four template pixels around the ArcFace crop, at scale 1: expression models look beyond it."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A prepared data set.
+
+    Attributes:
+        source: where it came from.
+        store: reference store of the clear faces.
+        references: its content.
+        zoo: the models that measured it.
+    """
+
+    source: Source
+    store: ReferenceStore
+    references: References
+    zoo: Zoo
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep leaves.
+
+    Attributes:
+        info: what it was.
+        records: of all trials, the controls included.
+        folder: run folder.
+        untracked: why something did not reach MLflow, empty when all did.
+        url: of the parent run in the MLflow UI, empty when not tracked.
+    """
+
+    info: SweepInfo
+    records: tuple[TrialRecord, ...]
+    folder: Path
+    untracked: str = ""
+    url: str = ""
+
+
+# ------------------------------------------------------------------ faces
+def frame_of(run: RunSettings, synthetic: bool) -> Frame:
+    """The crop's geometry: as set, else by kind of faces."""
+    default = SYNTHETIC_FRAME if synthetic else PHOTOGRAPH_FRAME
+    size, margin = run.frame.size, run.frame.margin
+    if size is None and margin is not None:
+        size = 112 + 2 * margin
+    return Frame(default.size if size is None else size, default.margin if margin is None else margin)
+
+
+def shares_of(run: RunSettings) -> Mapping[str, float] | None:
+    """Shares of identities per role, None for the default."""
+    return run.roles.model_dump() if run.roles is not None else None
+
+
+def open_faces(config: SweepConfig, view: View, *, workers: int) -> Faces:
+    """Source -> shards -> references; what is there already is used again.
+
+    Raises:
+        DataError, ModelError: before any work on the faces, when the data or the models cannot do.
+    """
+    run = config.run
+    source = open_source(config.data, kind=config.kind)
+    zoo = open_zoo(config.models).for_data(synthetic=source.synthetic)
+    zoo.require("embedder")
+    zoo.require("expression")
+    frame = frame_of(run, source.synthetic)
+    store = ReferenceStore.at(source.digest(), frame, zoo)
+    if not store.exists():
+        view.stage("reading faces", 0, len(source), 0.0)
+        shards = write_shards(source, cache_root() / "shards")
+        _prepare(run.engine, shards, zoo, frame, store, workers, view)
+    references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run))
+    return Faces(source, store, references, zoo)
+
+
+def _prepare(
+    engine: str, shards: ShardSet, zoo: Zoo, frame: Frame, store: ReferenceStore, workers: int, view: View
+) -> None:
+    from raysweep import pipeline
+
+    started = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        view.stage("preparing", done, total, done / max(1e-9, time.perf_counter() - started))
+
+    if engine == "ray":
+        pipeline.prepare(shards, zoo, frame, store, workers=workers, progress=progress)
+    else:
+        pipeline.prepare_local(shards, zoo, frame, store, progress=progress)
+
+
+# ------------------------------------------------------------------ identity of a sweep
+DECIDING = (
+    "anonymizers",
+    "attackers",
+    "data",
+    "metrics",
+    "models",
+    "preprocess",
+    "training",
+    "engine/worker.py",
+    "objective.py",
+    "schema.py",
+)
+"""Source files that can change a result; the others cannot, so that a fix of the terminal view does not end a sweep."""
+
+
+def code_digest() -> str:
+    """Hash of the source that decides results."""
+    package = Path(__file__).resolve().parent
+    files: list[Path] = []
+    for place in DECIDING:
+        path = package / place
+        files.extend([path] if path.is_file() else sorted(path.rglob("*.py")))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def protocol_of(run: RunSettings) -> Protocol:
+    """The referee's settings."""
+    return Protocol(gallery_size=run.gallery_size, attackers=run.attackers, bootstrap=run.bootstrap, seed=run.seed)
+
+
+def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
+    """What decides a trial's result beside its setting, JSON-safe."""
+    from raysweep.anonymizers.registry import anonymizer_digest
+
+    run = config.run
+    return {
+        "references": faces.store.key,
+        "code": code_digest(),
+        "anonymizers": {arm.anonymizer: anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
+        "seed": run.seed,
+        "roles": shares_of(run),
+        "protocol": {
+            "gallery_size": run.gallery_size,
+            "attackers": list(run.attackers),
+            "bootstrap": run.bootstrap,
+        },
+    }
+
+
+# ------------------------------------------------------------------ the sweep
+def tune(
+    config: SweepConfig,
+    *,
+    runs: Path,
+    view_of: Callable[[SweepInfo], AbstractContextManager[View]],
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    command: str = "",
+) -> SweepResult:
+    """Run a sweep, or go on with it where it stopped.
+
+    Args:
+        config: what and how.
+        runs: folder in which the run folder `<space>-<key>` is made.
+        view_of: makes the live view.
+        tracking_uri: of MLflow; None: `MLFLOW_TRACKING_URI`, else SQLite in `runs`.
+        address: of a running Ray cluster; None starts a local one.
+        command: the command line, for the record.
+
+    Raises:
+        RaysweepError: before any trial, when data, models or settings cannot do.
+    """
+    run, space = config.run, config.space
+    name = config.data or "synthetic"
+    info = SweepInfo(
+        name=space.name,
+        key="",
+        dataset=Path(name).name,
+        synthetic=config.data is None,
+        anonymizer=", ".join(arm.anonymizer for arm in space.arms),
+        run_folder=runs,
+        space=space.canonical(),
+        parameters=tuple(dict.fromkeys(key for arm in space.arms for key in arm.ranges)),
+        sampler="list" if all(arm.settings for arm in space.arms) else run.sampler,
+        seed=run.seed,
+        trials=planned_trials(space, run),
+        command=command,
+        versions=versions(),
+    )
+    with view_of(info) as view:
+        cpus = os.cpu_count() or 1
+        session: AbstractContextManager[Any] = (
+            start_ray(cpus=cpus, address=address) if run.engine == "ray" else nullcontext()
+        )
+        view.note("starting Ray" if run.engine == "ray" else "working in this process")
+        with session:
+            workers = run.workers or default_workers(*_cores_and_gpus(run.engine))
+            faces = open_faces(config, view, workers=workers)
+            basis = basis_of(config, faces)
+            key = canonical_hash({"space": space.canonical(), "sampler": info.sampler, **basis})
+            folder = runs / f"{space.name}-{key[:8]}"
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            info = replace(info, key=key, run_folder=folder, **_about(faces))
+            view.update(info)
+            with Ledger(folder / "ledger.jsonl") as ledger, MlflowSink(tracking_uri, info) as sink:
+                _write_settings(folder, config, basis, info)
+                driver = _Driver(config, faces, basis, ledger, sink, view, info)
+                driver.run(folder, workers)
+                result = SweepResult(driver.info, tuple(ledger.records.values()), folder, sink.problem, sink.url)
+    return result
+
+
+class _Driver:
+    """The part of a sweep between the open ledger and its end."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        faces: Faces,
+        basis: Mapping[str, Any],
+        ledger: Ledger,
+        sink: MlflowSink,
+        view: View,
+        info: SweepInfo,
+    ) -> None:
+        self._config, self._faces, self._basis = config, faces, basis
+        self._ledger, self._sink, self._view = ledger, sink, view
+        self.info = info
+        self._lock = threading.Lock()
+
+    def key_of(self, anonymizer: str, setting: Mapping[str, Value]) -> str:
+        return canonical_hash({**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}, 16)
+
+    def run(self, folder: Path, workers: int) -> None:
+        run, space = self._config.run, self._config.space
+        plan = self._plan(workers)
+        with self._pool(plan, workers) as pool:
+            self.info = replace(self.info, clear=pool.result(pool.call("clear_summary")))
+            self._view.update(self.info)
+            self._sink.start(self.info)
+            known = [record for record in self._ledger.records.values()]
+            for record in known:
+                self._view.trial(record, served=True)
+                self._sink.trial(record)
+            proposer = Proposer(
+                space,
+                sampler=run.sampler,
+                seed=run.seed,
+                trials=self.info.trials,
+                key_of=self.key_of,
+                known=[record for record in known if not record.control],
+            )
+            chunks = self._chunks()
+            fidelity = self._fidelity(chunks)
+            deadline = None if run.budget is None else time.monotonic() + run.budget
+            with self._watch(pool):
+                if isinstance(pool, RayPool):
+                    from raysweep.search.tuner import tune_trials
+
+                    controls = threading.Thread(target=self._controls, args=(pool.client(), chunks, fidelity))
+                    controls.start()
+                    tune_trials(
+                        proposer,
+                        self._task,
+                        pool.client(),
+                        chunks,
+                        fidelity,
+                        folder=folder,
+                        on_record=self._finish,
+                        on_start=self._view.start,
+                        deadline=deadline,
+                    )
+                    controls.join()
+                else:
+                    self._controls(pool, chunks, fidelity)
+                    while (deadline is None or time.monotonic() < deadline) and (
+                        proposal := proposer.ask()
+                    ) is not None:
+                        task = self._task(proposal)
+                        self._view.start(task)
+                        record = run_trial(task, pool, chunks, fidelity)
+                        self._finish(record)
+                        proposer.tell(record)
+
+    # ---------------------------------------------------------------- parts
+    def _plan(self, workers: int) -> Any:
+        from raysweep.engine.worker import WorkerPlan
+
+        run = self._config.run
+        return WorkerPlan(
+            references=str(self._faces.store.folder),
+            models=self._config.models,
+            dataset=self._faces.source.name,
+            seed=run.seed,
+            shares=shares_of(run),
+            protocol=protocol_of(run),
+            batch_size=run.batch_size,
+            threads=max(1, (os.cpu_count() or 1) // workers),
+        )
+
+    @contextmanager
+    def _pool(self, plan: Any, workers: int) -> Iterator[Any]:
+        if self._config.run.engine == "local":
+            yield LocalPool(plan)
+            return
+        _, gpus = _cores_and_gpus("ray")
+        pool = RayPool(plan, workers, gpus=float(min(gpus, workers)))
+        try:
+            pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers, 0.0))
+            yield pool
+        finally:
+            pool.close()
+
+    @contextmanager
+    def _watch(self, pool: Any) -> Iterator[None]:
+        """Tell the live view how many faces a second the pool measures."""
+        if not isinstance(pool, RayPool):
+            yield
+            return
+        stop = threading.Event()
+        client = pool.client()
+
+        def watch() -> None:
+            started = time.monotonic()
+            while not stop.wait(2.0):
+                faces = client.faces()
+                self._view.stage("measuring", faces, 0, faces / (time.monotonic() - started))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _task(self, proposal: Proposal) -> TrialTask:
+        return TrialTask(
+            key=self.key_of(proposal.anonymizer, proposal.setting),
+            number=proposal.number,
+            anonymizer=proposal.anonymizer,
+            setting=proposal.setting,
+            seed=self._config.run.seed,
+        )
+
+    def _controls(self, pool: Pool, chunks: Sequence[IntArray], fidelity: Mapping[str, int]) -> None:
+        """Rows that show the ends of the scale: the clear face, nothing at all, and a generator that has learned nothing."""
+        from raysweep.anonymizers.registry import get_anonymizer
+
+        wanted: list[tuple[str, str, dict[str, Value]]] = [("identity", "identity", {}), ("blackout", "blackout", {})]
+        for arm in self._config.space.arms:
+            anonymizer = get_anonymizer(arm.anonymizer)
+            if anonymizer.trains:
+                wanted.append(("untrained", arm.anonymizer, untrained_setting(arm)))
+        for control, name, given in wanted:
+            setting = dict(get_anonymizer(name)(**given).setting)
+            key = "control-" + self.key_of(name, setting)
+            if key not in self._ledger.records:
+                task = TrialTask(key, -1, name, setting, self._config.run.seed, control)
+                self._finish(run_trial(task, pool, chunks, fidelity))
+
+    def _finish(self, record: TrialRecord) -> None:
+        with self._lock:
+            if self._ledger.append(record):
+                self._view.trial(record)
+                self._sink.trial(record)
+
+    def _chunks(self) -> list[IntArray]:
+        from raysweep.engine.worker import scored_rows
+
+        rows = scored_rows(self._faces.references.faces, protocol_of(self._config.run))
+        if not len(rows):
+            raise DataError("no face is left to score: every identity has fewer than 3 usable images")
+        return np.array_split(rows, max(1, round(len(rows) / CHUNK_ROWS)))
+
+    def _fidelity(self, chunks: Sequence[IntArray]) -> dict[str, int]:
+        table = self._faces.references.faces.table
+        evaluated = table.identity[table.rows("E")]
+        return {"identities": len(np.unique(evaluated[evaluated >= 0])), "images": sum(map(len, chunks))}
+
+
+def untrained_setting(arm: Arm) -> dict[str, Value]:
+    """The arm's network as it is before any training: as drawn at random, not one step."""
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    parameters = get_anonymizer(arm.anonymizer).parameters
+    setting = {key: value for key, value in arm.fixed.items() if key in parameters}
+    return {**setting, "steps": 0, "init": "scratch"}
+
+
+def planned_trials(space: Space, run: RunSettings) -> int:
+    """How many trials there will be: a study has as many as it lists, a small space no more than it holds."""
+    if all(arm.settings for arm in space.arms):
+        return sum(len(arm.settings) for arm in space.arms)
+    conditional = any(arm.when for arm in space.arms)
+    return run.trials if space.size is None or conditional else min(run.trials, space.size)
+
+
+def versions() -> dict[str, str]:
+    """Of Python, raysweep and the libraries that decide numbers."""
+    names = ("raysweep", "ray", "optuna", "mlflow", "torch", "onnxruntime-gpu", "numpy", "opencv-python")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except ImportError:
+            found[name] = "not installed"
+    return found
+
+
+def _cores_and_gpus(engine: str) -> tuple[int, int]:
+    if engine != "ray":
+        return 1, 0
+    import ray
+
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+
+
+def _about(faces: Faces) -> dict[str, Any]:
+    table = faces.references.faces.table
+    reasons: dict[str, int] = {}
+    for row in faces.references.quarantine:
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return {
+        "dataset": faces.source.name,
+        "synthetic": faces.source.synthetic,
+        "faces": len(table),
+        "identities": {
+            role: len(np.unique(table.identity[rows][table.identity[rows] >= 0]))
+            for role in ("G", "T", "S", "E")
+            if len(rows := table.rows(role))
+        },
+        "quarantined": reasons,
+        "models": tuple(
+            ModelInfo(entry.name, entry.task, entry.licence, entry.sha256 or "") for entry in faces.zoo.judging()
+        ),
+    }
+
+
+def _write_settings(folder: Path, config: SweepConfig, basis: Mapping[str, Any], info: SweepInfo) -> None:
+    import json
+
+    content = {
+        "info": info.to_dict(),
+        "run": config.run.model_dump(mode="json"),
+        "basis": dict(basis),
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    (folder / "space.yaml").write_text(config.space.text, encoding="utf-8")
+    temporary = folder / ".sweep.json.tmp"
+    temporary.write_text(json.dumps(content, indent=2, sort_keys=True, default=str), encoding="utf-8")
+    os.replace(temporary, folder / "sweep.json")
+
+
+def check_space_against_faces(config: SweepConfig, faces: Faces) -> None:
+    """What an anonymizer needs of the faces must be there.
+
+    Raises:
+        ConfigError: names each need that is not met, and what would meet it.
+    """
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    loaded = faces.references.faces
+    remedies = {
+        "landmarks": (
+            loaded.landmarks is not None,
+            "dense landmarks (a 68- or 106-point model in --models, or the MediaPipe extra)",
+        ),
+        "mask": (
+            loaded.mask is not None,
+            "parsing masks (a BiSeNet file in --models, or a data set that brings masks)",
+        ),
+        "background": (len(loaded.table.rows("G")) > 0, "identities of role G (more identities, or roles.G=...)"),
+        "identity": (bool((loaded.table.identity >= 0).any()), "identities"),
+    }
+    problems = [
+        f"{arm.anonymizer} needs {remedies[need][1]}; {faces.source.name} has none"
+        for arm in config.space.arms
+        for need in sorted(get_anonymizer(arm.anonymizer).needs)
+        if not remedies[need][0]
+    ]
+    if problems:
+        raise ConfigError(problems)
