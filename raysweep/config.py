@@ -49,7 +49,7 @@ class RunSettings(BaseModel):
     workers: int | None = Field(
         None, ge=1, le=4096, description="workers in the pool; unset: one per GPU, else per core"
     )
-    batch_size: int = Field(128, ge=1, le=65536, description="faces per forward pass")
+    measure_batch: int = Field(128, ge=1, le=65536, description="faces per forward pass of the measuring networks")
     budget: float | None = Field(None, gt=0, description="seconds after which no new trial starts, e.g. 10m")
     attackers: tuple[str, ...] = Field(("A0", "A1", "A3"), min_length=1, description="rungs of the attacker ladder")
     gallery_size: int | None = Field(

@@ -340,7 +340,7 @@ class _Driver:
             seed=run.seed,
             shares=shares_of(run),
             protocol=protocol_of(run),
-            batch_size=run.batch_size,
+            batch_size=run.measure_batch,
             threads=max(1, (os.cpu_count() or 1) // workers),
         )
 

@@ -1,0 +1,86 @@
+"""`raysweep show NAME [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from raysweep.commands.common import add_faces_arguments, add_run_arguments, flags
+
+if TYPE_CHECKING:
+    from raysweep.config import SweepConfig
+
+EXAMPLES = (
+    "python -m raysweep show ganonymization",
+    "python -m raysweep show blur kernel_size.low=31 trials=6",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("space", metavar="NAME|FILE", help="a search space (see `raysweep ls spaces`) or a YAML file")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for `raysweep tune`")
+    add_faces_arguments(parser)
+    add_run_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan."""
+    from raysweep.config import resolve_sweep
+
+    config = resolve_sweep(
+        arguments.space,
+        arguments.settings,
+        flags=flags(arguments),
+        data=arguments.data,
+        kind=arguments.kind,
+        models=arguments.models,
+    )
+    print_plan(config)
+    return 0
+
+
+def print_plan(config: SweepConfig) -> None:
+    """Settings as they would be used, and the hash of the space; reads no image and starts nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from raysweep.search.space import canonical_hash
+    from raysweep.sweep import planned_trials
+
+    console = Console(highlight=False)
+    space = config.space
+    console.print(f"[bold]{space.name}[/bold]  {space.summary}", markup=True)
+    console.print(f"hash {canonical_hash(space.canonical())}, {planned_trials(space, config.run)} trials")
+    for arm in space.arms:
+        table = Table(title=arm.anonymizer, title_justify="left", box=None, pad_edge=False)
+        for column in ("parameter", "values", "only when"):
+            table.add_column(column)
+        for name, value in arm.fixed.items():
+            table.add_row(name, f"{value} (fixed)", "")
+        for name, item in arm.ranges.items():
+            rule = ", ".join(f"{other} in {list(values)}" for other, values in arm.when.get(name, {}).items())
+            table.add_row(name, describe_range(item), rule)
+        for setting in arm.settings:
+            table.add_row("setting", ", ".join(f"{key}={value}" for key, value in setting.items()) or "(no parameters)", "")
+        console.print(table)
+    table = Table(title="run", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for name, value in config.run.model_dump().items():
+        table.add_row(name, str(value))
+    table.add_row("data", config.data or "built-in synthetic faces")
+    table.add_row("models", config.models or "built-in, and the user's weights folder")
+    console.print(table)
+
+
+def describe_range(item: object) -> str:
+    """A range as a person reads it."""
+    from raysweep.search.parameters import Bool, Categorical, Float, Int
+
+    if isinstance(item, Categorical):
+        return " | ".join(map(str, item.choices))
+    if isinstance(item, Bool):
+        return "false | true"
+    if isinstance(item, Float | Int):
+        step = f" in steps of {item.step}" if isinstance(item, Int) and item.step > 1 else ""
+        return f"{item.low} to {item.high}{step}{' (logarithmic)' if item.log else ''}"
+    return str(item)
