@@ -20,7 +20,7 @@ from raysweep.schema import ByteArray, FloatArray, Frame
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["align", "invert", "paste_back", "similarity", "transform_points", "warp", "warp_labels"]
+__all__ = ["align", "invert", "paste_back", "similarity", "transform_points", "warp", "warp_crop", "warp_labels"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -85,11 +85,16 @@ def align(image: ByteArray, points: npt.ArrayLike, frame: Frame) -> tuple[ByteAr
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     if not np.isfinite(matrix).all() or scale < 1e-6:
         raise ValueError("align: the five points are not finite or lie in one place")
-    factor = int(1.0 / scale)
+    return warp_crop(image, matrix, frame.size), matrix
+
+
+def warp_crop(image: ByteArray, matrix: Matrix, size: int) -> ByteArray:
+    """Warp one photograph (H, W, 3) uint8 into (size, size, 3), bilinear, with the antialiasing rule, black beyond it."""
+    factor = int(1.0 / np.hypot(matrix[0, 0], matrix[1, 0]))
     if factor < 2:
-        return _warp_affine(image, matrix, frame.size, cv2.INTER_LINEAR), matrix
-    shrunk, to_shrunk = _shrink(image, matrix, frame.size, factor)
-    return _warp_affine(shrunk, _after(matrix, invert(to_shrunk)), frame.size, cv2.INTER_LINEAR), matrix
+        return _warp_affine(image, matrix, size, cv2.INTER_LINEAR)
+    shrunk, to_shrunk = _shrink(image, matrix, size, factor)
+    return _warp_affine(shrunk, _after(matrix, invert(to_shrunk)), size, cv2.INTER_LINEAR)
 
 
 def warp_labels(labels: ByteArray, matrix: Matrix, size: int) -> ByteArray:
