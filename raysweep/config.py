@@ -12,9 +12,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raysweep.errors import ConfigError
-from raysweep.search.space import Space, find_space, load_space
+from raysweep.search.space import Arm, Space, find_space, load_space
 
-__all__ = ["FrameSettings", "RunSettings", "SweepConfig", "parse_assignments", "parse_duration", "resolve_sweep"]
+__all__ = [
+    "FrameSettings",
+    "RunSettings",
+    "SweepConfig",
+    "parse_assignments",
+    "parse_duration",
+    "resolve_evaluation",
+    "resolve_run",
+    "resolve_sweep",
+]
 
 
 class FrameSettings(BaseModel):
@@ -222,6 +231,49 @@ def resolve_sweep(
     if problems or space is None or run is None:
         # An unknown key may have been meant as a run setting: name those too.
         raise ConfigError([_with_run_hint(problem, run_heads) for problem in problems])
+    return SweepConfig(space=space, run=run, data=data, kind=kind, models=models)
+
+
+def resolve_run(assignments: Sequence[str], flags: Mapping[str, Any]) -> RunSettings:
+    """Run settings alone, for verbs without a search space.
+
+    Raises:
+        ConfigError: every problem found.
+    """
+    run, problems = check_run(_merge(_nest(parse_assignments(assignments)), flags), "")
+    if run is None:
+        raise ConfigError(problems)
+    return run
+
+
+def resolve_evaluation(
+    anonymizer: str,
+    assignments: Sequence[str],
+    *,
+    flags: Mapping[str, Any],
+    data: str | None = None,
+    kind: str | None = None,
+    models: str | None = None,
+) -> SweepConfig:
+    """One setting of one anonymizer as a sweep of one trial: `key=value` words are its parameters, or run settings.
+
+    Raises:
+        ConfigError: every problem found.
+    """
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    method = get_anonymizer(anonymizer, allow_file=True)
+    given = parse_assignments(assignments)
+    heads = set(RunSettings.model_fields)
+    setting = {key: value for key, value in given.items() if key.split(".")[0] not in heads}
+    problems = method.problems(setting)
+    run, found = check_run(_merge(_nest({k: v for k, v in given.items() if k not in setting}), flags), "")
+    if problems or run is None:
+        raise ConfigError([*problems, *found])
+    complete = dict(method(**setting).setting)
+    space = Space(
+        f"evaluate-{method.name.replace('/', '-')}", "one setting", (Arm(anonymizer, settings=(complete,)),), {}
+    )
     return SweepConfig(space=space, run=run, data=data, kind=kind, models=models)
 
 

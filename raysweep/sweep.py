@@ -39,8 +39,8 @@ from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
 from raysweep.search.space import Arm, Space, canonical_hash
 from raysweep.tracking.info import ModelInfo, SweepInfo
-from raysweep.tracking.mlflow_sink import MlflowSink
-from raysweep.tracking.terminal import View
+from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
+from raysweep.tracking.terminal import LiveView
 
 __all__ = ["Faces", "SweepResult", "code_digest", "open_faces", "tune"]
 
@@ -76,16 +76,12 @@ class SweepResult:
     Attributes:
         info: what it was.
         records: of all trials, the controls included.
-        folder: run folder.
-        untracked: why something did not reach MLflow, empty when all did.
-        url: of the parent run in the MLflow UI, empty when not tracked.
+        delivery: what reached MLflow, the links, and the files of the report.
     """
 
     info: SweepInfo
     records: tuple[TrialRecord, ...]
-    folder: Path
-    untracked: str = ""
-    url: str = ""
+    delivery: Delivery
 
 
 # ------------------------------------------------------------------ faces
@@ -103,41 +99,75 @@ def shares_of(run: RunSettings) -> Mapping[str, float] | None:
     return run.roles.model_dump() if run.roles is not None else None
 
 
-def open_faces(config: SweepConfig, view: View, *, workers: int) -> Faces:
+def open_faces(
+    run: RunSettings,
+    view: LiveView,
+    *,
+    data: str | None,
+    kind: str | None,
+    models: str | None,
+    workers: int,
+    need_privacy: bool = True,
+) -> Faces:
     """Source -> shards -> references; what is there already is used again.
+
+    Args:
+        run: settings.
+        view: told of the progress.
+        data, kind, models: as on the command line.
+        workers: actors per pool.
+        need_privacy: False lets a data set without identities pass: privacy is then undefined.
 
     Raises:
         DataError, ModelError: before any work on the faces, when the data or the models cannot do.
     """
-    run = config.run
-    source = open_source(config.data, kind=config.kind)
-    zoo = open_zoo(config.models).for_data(synthetic=source.synthetic)
-    zoo.require("embedder")
-    zoo.require("expression")
+    source = open_source(data, kind=kind)
+    needs: tuple[Any, ...] = ("embedder", "expression") if source.synthetic else ("embedder", "expression", "detector")
+    zoo = open_zoo(models).for_data(synthetic=source.synthetic, needs=needs)
     frame = frame_of(run, source.synthetic)
-    store = ReferenceStore.at(source.digest(), frame, zoo)
+    view.stage("reading faces", 0, len(source))
+    shards = write_shards(source, cache_root() / "shards")
+    view.stage("reading faces", len(source), len(source))
+    store = ReferenceStore.at(shards, frame, zoo)
     if not store.exists():
-        view.stage("reading faces", 0, len(source), 0.0)
-        shards = write_shards(source, cache_root() / "shards")
         _prepare(run.engine, shards, zoo, frame, store, workers, view)
-    references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run))
+    references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run), need_privacy=need_privacy)
     return Faces(source, store, references, zoo)
 
 
 def _prepare(
-    engine: str, shards: ShardSet, zoo: Zoo, frame: Frame, store: ReferenceStore, workers: int, view: View
+    engine: str, shards: ShardSet, zoo: Zoo, frame: Frame, store: ReferenceStore, workers: int, view: LiveView
 ) -> None:
     from raysweep import pipeline
 
     started = time.perf_counter()
 
     def progress(done: int, total: int) -> None:
-        view.stage("preparing", done, total, done / max(1e-9, time.perf_counter() - started))
+        view.stage("preparing faces", done, total, done / max(1e-9, time.perf_counter() - started))
 
     if engine == "ray":
         pipeline.prepare(shards, zoo, frame, store, workers=workers, progress=progress)
     else:
         pipeline.prepare_local(shards, zoo, frame, store, progress=progress)
+
+
+def prepare(
+    run: RunSettings,
+    *,
+    view: LiveView,
+    data: str | None,
+    kind: str | None,
+    models: str | None,
+    address: str | None = None,
+) -> Faces:
+    """Prepare a data set and stop there; arguments as in `open_faces` and `tune`."""
+    with _session(run, address):
+        workers = run.workers or default_workers(*_cores_and_gpus(run.engine))
+        return open_faces(run, view, data=data, kind=kind, models=models, workers=workers, need_privacy=False)
+
+
+def _session(run: RunSettings, address: str | None) -> AbstractContextManager[Any]:
+    return start_ray(cpus=os.cpu_count() or 1, address=address) if run.engine == "ray" else nullcontext()
 
 
 # ------------------------------------------------------------------ identity of a sweep
@@ -169,6 +199,15 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def anonymizer_digest(name: str) -> str:
+    """Hash of the file (or the package) that an anonymizer comes from: a plug-in's code decides results too."""
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    module = sys.modules[get_anonymizer(name, allow_file=True).__module__]
+    file = Path(str(module.__file__))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
 def protocol_of(run: RunSettings) -> Protocol:
     """The referee's settings."""
     return Protocol(gallery_size=run.gallery_size, attackers=run.attackers, bootstrap=run.bootstrap, seed=run.seed)
@@ -176,8 +215,6 @@ def protocol_of(run: RunSettings) -> Protocol:
 
 def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
     """What decides a trial's result beside its setting, JSON-safe."""
-    from raysweep.anonymizers.registry import anonymizer_digest
-
     run = config.run
     return {
         "references": faces.store.key,
@@ -198,10 +235,11 @@ def tune(
     config: SweepConfig,
     *,
     runs: Path,
-    view_of: Callable[[SweepInfo], AbstractContextManager[View]],
+    view_of: Callable[[SweepInfo], AbstractContextManager[LiveView]],
     tracking_uri: str | None = None,
     address: str | None = None,
     command: str = "",
+    need_privacy: bool = True,
 ) -> SweepResult:
     """Run a sweep, or go on with it where it stopped.
 
@@ -212,6 +250,7 @@ def tune(
         tracking_uri: of MLflow; None: `MLFLOW_TRACKING_URI`, else SQLite in `runs`.
         address: of a running Ray cluster; None starts a local one.
         command: the command line, for the record.
+        need_privacy: False lets a data set without identities pass; its trials have no privacy and no front.
 
     Raises:
         RaysweepError: before any trial, when data, models or settings cannot do.
@@ -234,26 +273,39 @@ def tune(
         versions=versions(),
     )
     with view_of(info) as view:
-        cpus = os.cpu_count() or 1
-        session: AbstractContextManager[Any] = (
-            start_ray(cpus=cpus, address=address) if run.engine == "ray" else nullcontext()
-        )
         view.note("starting Ray" if run.engine == "ray" else "working in this process")
-        with session:
+        with _session(run, address):
             workers = run.workers or default_workers(*_cores_and_gpus(run.engine))
-            faces = open_faces(config, view, workers=workers)
+            faces = open_faces(
+                run,
+                view,
+                data=config.data,
+                kind=config.kind,
+                models=config.models,
+                workers=workers,
+                need_privacy=need_privacy,
+            )
+            check_space_against_faces(config, faces)
             basis = basis_of(config, faces)
             key = canonical_hash({"space": space.canonical(), "sampler": info.sampler, **basis})
             folder = runs / f"{space.name}-{key[:8]}"
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             info = replace(info, key=key, run_folder=folder, **_about(faces))
             view.update(info)
-            with Ledger(folder / "ledger.jsonl") as ledger, MlflowSink(tracking_uri, info) as sink:
+            with Ledger(folder / "ledger.jsonl") as ledger:
                 _write_settings(folder, config, basis, info)
+                sink = MlflowSink(default_tracking_uri(runs, tracking_uri), info)
                 driver = _Driver(config, faces, basis, ledger, sink, view, info)
-                driver.run(folder, workers)
-                result = SweepResult(driver.info, tuple(ledger.records.values()), folder, sink.problem, sink.url)
-    return result
+                try:
+                    driver.run(folder, workers)
+                except BaseException:
+                    view.note("stopping: sending what is finished to MLflow")
+                    sink.finish(tuple(ledger.records.values()), "KILLED")
+                    raise
+                records = tuple(ledger.records.values())
+                view.note("writing the report")
+                delivery = sink.finish(records, "FINISHED")
+    return SweepResult(driver.info, records, delivery)
 
 
 class _Driver:
@@ -266,13 +318,14 @@ class _Driver:
         basis: Mapping[str, Any],
         ledger: Ledger,
         sink: MlflowSink,
-        view: View,
+        view: LiveView,
         info: SweepInfo,
     ) -> None:
         self._config, self._faces, self._basis = config, faces, basis
         self._ledger, self._sink, self._view = ledger, sink, view
         self.info = info
         self._lock = threading.Lock()
+        self._running: set[int] = set()
 
     def key_of(self, anonymizer: str, setting: Mapping[str, Value]) -> str:
         return canonical_hash({**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}, 16)
@@ -283,8 +336,9 @@ class _Driver:
         with self._pool(plan, workers) as pool:
             self.info = replace(self.info, clear=pool.result(pool.call("clear_summary")))
             self._view.update(self.info)
-            self._sink.start(self.info)
-            known = [record for record in self._ledger.records.values()]
+            self._sink.info = self.info
+            self._sink.start()
+            known = list(self._ledger.records.values())
             for record in known:
                 self._view.trial(record, served=True)
                 self._sink.trial(record)
@@ -313,7 +367,7 @@ class _Driver:
                         fidelity,
                         folder=folder,
                         on_record=self._finish,
-                        on_start=self._view.start,
+                        on_start=self._start,
                         deadline=deadline,
                     )
                     controls.join()
@@ -323,7 +377,7 @@ class _Driver:
                         proposal := proposer.ask()
                     ) is not None:
                         task = self._task(proposal)
-                        self._view.start(task)
+                        self._start(task)
                         record = run_trial(task, pool, chunks, fidelity)
                         self._finish(record)
                         proposer.tell(record)
@@ -335,7 +389,7 @@ class _Driver:
         run = self._config.run
         return WorkerPlan(
             references=str(self._faces.store.folder),
-            models=self._config.models,
+            zoo=self._faces.zoo,
             dataset=self._faces.source.name,
             seed=run.seed,
             shares=shares_of(run),
@@ -352,7 +406,7 @@ class _Driver:
         _, gpus = _cores_and_gpus("ray")
         pool = RayPool(plan, workers, gpus=float(min(gpus, workers)))
         try:
-            pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers, 0.0))
+            pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers))
             yield pool
         finally:
             pool.close()
@@ -370,7 +424,7 @@ class _Driver:
             started = time.monotonic()
             while not stop.wait(2.0):
                 faces = client.faces()
-                self._view.stage("measuring", faces, 0, faces / (time.monotonic() - started))
+                self._view.stage("measuring", faces, None, faces / (time.monotonic() - started))
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -395,21 +449,30 @@ class _Driver:
 
         wanted: list[tuple[str, str, dict[str, Value]]] = [("identity", "identity", {}), ("blackout", "blackout", {})]
         for arm in self._config.space.arms:
-            anonymizer = get_anonymizer(arm.anonymizer)
+            anonymizer = get_anonymizer(arm.anonymizer, allow_file=True)
             if anonymizer.trains:
                 wanted.append(("untrained", arm.anonymizer, untrained_setting(arm)))
         for control, name, given in wanted:
-            setting = dict(get_anonymizer(name)(**given).setting)
+            setting = dict(get_anonymizer(name, allow_file=True)(**given).setting)
             key = "control-" + self.key_of(name, setting)
             if key not in self._ledger.records:
                 task = TrialTask(key, -1, name, setting, self._config.run.seed, control)
                 self._finish(run_trial(task, pool, chunks, fidelity))
 
+    def _start(self, task: TrialTask) -> None:
+        with self._lock:
+            self._running.add(task.number)
+            self._view.running(len(self._running))
+
     def _finish(self, record: TrialRecord) -> None:
         with self._lock:
+            self._running.discard(record.number)
+            self._view.running(len(self._running))
             if self._ledger.append(record):
                 self._view.trial(record)
                 self._sink.trial(record)
+                if not record.control:
+                    self._sink.front(tuple(self._ledger.records.values()))
 
     def _chunks(self) -> list[IntArray]:
         from raysweep.engine.worker import scored_rows
@@ -429,7 +492,7 @@ def untrained_setting(arm: Arm) -> dict[str, Value]:
     """The arm's network as it is before any training: as drawn at random, not one step."""
     from raysweep.anonymizers.registry import get_anonymizer
 
-    parameters = get_anonymizer(arm.anonymizer).parameters
+    parameters = get_anonymizer(arm.anonymizer, allow_file=True).parameters
     setting = {key: value for key, value in arm.fixed.items() if key in parameters}
     return {**setting, "steps": 0, "init": "scratch"}
 
@@ -479,7 +542,9 @@ def _about(faces: Faces) -> dict[str, Any]:
         },
         "quarantined": reasons,
         "models": tuple(
-            ModelInfo(entry.name, entry.task, entry.licence, entry.sha256 or "") for entry in faces.zoo.judging()
+            ModelInfo(item.name, item.entry.task, item.entry.licence, item.sha256)
+            for task in ("embedder", "expression", "perceptual")
+            for item in faces.zoo.judges(task)
         ),
     }
 
@@ -523,7 +588,7 @@ def check_space_against_faces(config: SweepConfig, faces: Faces) -> None:
     problems = [
         f"{arm.anonymizer} needs {remedies[need][1]}; {faces.source.name} has none"
         for arm in config.space.arms
-        for need in sorted(get_anonymizer(arm.anonymizer).needs)
+        for need in sorted(get_anonymizer(arm.anonymizer, allow_file=True).needs)
         if not remedies[need][0]
     ]
     if problems:

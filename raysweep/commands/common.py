@@ -19,7 +19,9 @@ def add_faces_arguments(parser: argparse.ArgumentParser) -> None:
         help="faces: a folder per identity, FER-2013, CelebAMask-HQ, Pins, CIAGAN layout or Parquet; "
         "without it, or `synthetic:identities=60,images_per_identity=14,seed=3`: built-in synthetic faces",
     )
-    parser.add_argument("--kind", metavar="KIND", help="layout of --data (see `raysweep ls data`); found out when not given")
+    parser.add_argument(
+        "--kind", metavar="KIND", help="layout of --data (see `raysweep ls data`); found out when not given"
+    )
     parser.add_argument("--models", metavar="DIR", help="folder of weights (see `raysweep ls models`)")
 
 
@@ -27,11 +29,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """`--trials`, `--budget`, `--engine`, `--workers`, `--address`, `--runs`, `--dry-run`."""
     parser.add_argument("--trials", type=int, metavar="N", help="how many trials in all")
     parser.add_argument("--budget", metavar="TIME", help="start no new trial after this time: 90s, 10m, 1.5h")
-    parser.add_argument("--engine", choices=("ray", "local"), help="worker pool on Ray (default), or one worker in this process")
-    parser.add_argument("--workers", type=int, metavar="N", help="workers in the pool (default: one per GPU, else per core)")
-    parser.add_argument("--address", metavar="RAY", help="a running Ray cluster (default: a local one, started and stopped here)")
+    parser.add_argument(
+        "--engine", choices=("ray", "local"), help="worker pool on Ray (default), or one worker in this process"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="workers in the pool (default: one per GPU, else per core)"
+    )
+    parser.add_argument(
+        "--address", metavar="RAY", help="a running Ray cluster (default: a local one, started and stopped here)"
+    )
     parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print what would be done, start nothing"
+    )
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, object]:

@@ -62,7 +62,9 @@ def print_plan(config: SweepConfig) -> None:
             rule = ", ".join(f"{other} in {list(values)}" for other, values in arm.when.get(name, {}).items())
             table.add_row(name, describe_range(item), rule)
         for setting in arm.settings:
-            table.add_row("setting", ", ".join(f"{key}={value}" for key, value in setting.items()) or "(no parameters)", "")
+            table.add_row(
+                "setting", ", ".join(f"{key}={value}" for key, value in setting.items()) or "(no parameters)", ""
+            )
         console.print(table)
     table = Table(title="run", title_justify="left", box=None, pad_edge=False, show_header=False)
     for name, value in config.run.model_dump().items():

@@ -38,18 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
         kind=arguments.kind,
         models=arguments.models,
     )
-    from raysweep.tracking.terminal import live_view, print_result
-
     if arguments.dry_run:
         from raysweep.commands.show import print_plan
 
         print_plan(config)
         return 0
+    from rich.console import Console
+
     from raysweep.sweep import tune
+    from raysweep.tracking.terminal import closing, live_view
 
     result = tune(
         config, runs=runs_folder(arguments), view_of=live_view, address=arguments.address, command=command_line()
     )
-    print_result(result)
+    notes = result.delivery.not_logged and (result.delivery.message,)
+    Console().print(closing(result.records, result.info, result.delivery.url, result.delivery.view_url, notes))
     complete = any(record.state == "complete" and not record.control for record in result.records)
     return 0 if complete else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from raysweep.commands.common import runs_folder
 
@@ -14,15 +13,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
     parser.add_argument("--port", type=int, default=5000, help="port on the loopback address (default 5000)")
-    parser.add_argument("--check", action="store_true", help="print the links of the newest sweep and do not start a server")
+    parser.add_argument(
+        "--check", action="store_true", help="print the links of the newest sweep and do not start a server"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from raysweep.tracking.mlflow_sink import default_tracking_uri
-    from raysweep.tracking.ui import print_links, serve_ui
+    from raysweep.tracking.ui import serve_ui, sweep_links
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(runs_folder(arguments))
+    uri = default_tracking_uri(runs_folder(arguments))
     if arguments.check:
-        return print_links(uri, port=arguments.port)
+        for line in sweep_links(uri, port=arguments.port):
+            print(line)  # noqa: T201 - what was asked for
+        return 0
     return serve_ui(uri, port=arguments.port)

@@ -23,6 +23,7 @@ from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore
 from raysweep.errors import TrialError
 from raysweep.metrics.realism import psnr, ssim
+from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
 from raysweep.schema import AlignedFaces, FaceBatch, IntArray, Measurements
 
@@ -38,7 +39,7 @@ class WorkerPlan:
 
     Attributes:
         references: folder of the reference store.
-        models: folder of weights, None for the built-in ones and the user's folder.
+        zoo: weights at hand for this kind of faces.
         dataset, seed, shares: how identities are given roles.
         protocol: of the referee.
         batch_size: faces per forward pass.
@@ -46,7 +47,7 @@ class WorkerPlan:
     """
 
     references: str
-    models: str | None
+    zoo: Zoo
     dataset: str
     seed: int
     shares: Mapping[str, float] | None
@@ -95,7 +96,6 @@ class TrialWorker:
 
     def __init__(self, plan: WorkerPlan) -> None:
         from raysweep.models.perceptual import load_perceptual
-        from raysweep.models.zoo import open_zoo
 
         torch.set_num_threads(plan.threads)
         self.plan = plan
@@ -104,7 +104,7 @@ class TrialWorker:
             dataset=plan.dataset, seed=plan.seed, shares=plan.shares
         )
         faces = self.references.faces
-        self._zoo = open_zoo(plan.models).for_data(synthetic=faces.synthetic)
+        self._zoo = plan.zoo
         self._embedders = self._zoo.embedders(self.device, threads=plan.threads)
         self._expression = self._zoo.expression_models(self.device, threads=plan.threads)
         self._perceptual = load_perceptual(self._zoo, self.device)
@@ -139,7 +139,7 @@ class TrialWorker:
                 curves.setdefault(name, []).append(float(value))
 
         faces = self.references.faces
-        anonymizer = get_anonymizer(task.anonymizer)(**task.setting)
+        anonymizer = get_anonymizer(task.anonymizer, allow_file=True)(**task.setting)
         context = FitContext(
             background=faces.take(faces.table.rows("G")),
             releases=_Releases(faces) if anonymizer.releases == "group" else {},
@@ -202,7 +202,7 @@ class TrialWorker:
     def _load(self, task: TrialTask, fitted: Fitted) -> Anonymizer:
         loaded = self._loaded.pop(task.key, None)
         if loaded is None:
-            loaded = get_anonymizer(task.anonymizer)(**task.setting)
+            loaded = get_anonymizer(task.anonymizer, allow_file=True)(**task.setting)
             loaded.load(fitted.state, self.device)
         self._loaded[task.key] = loaded
         while len(self._loaded) > LOADED_ANONYMIZERS:
@@ -241,7 +241,7 @@ class TrialWorker:
             probabilities = {model.name: model.probabilities(image, batch.frame) for model in self._expression}
             mark = _lap(seconds, "express", mark, self.device)
             clear, changed = batch.image.float() / 255, image.float() / 255
-            realism = {"psnr": psnr(clear, changed), "ssim": ssim(clear, changed)}
+            realism = {"psnr": psnr(clear, changed).cpu().numpy(), "ssim": ssim(clear, changed).cpu().numpy()}
             if self._perceptual.metric is not None:
                 realism["lpips"] = self._perceptual.metric(clear, changed)
             _lap(seconds, "realism", mark, self.device)

@@ -173,7 +173,7 @@ class Proposer:
         """Every declared parameter with its value, so that equal trials have equal keys."""
         from raysweep.anonymizers.registry import get_anonymizer
 
-        return dict(get_anonymizer(arm.anonymizer)(**setting).setting)
+        return dict(get_anonymizer(arm.anonymizer, allow_file=True)(**setting).setting)
 
     def _remember(self, record: TrialRecord) -> None:
         """Put a record of an earlier run into the study."""

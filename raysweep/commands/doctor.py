@@ -1,0 +1,29 @@
+"""`raysweep doctor`."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = ("python -m raysweep doctor",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print each check with its finding and, where it fails, the fix; 1 when one fails."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from raysweep.doctor import check_all
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    findings = check_all()
+    marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
+    for finding in findings:
+        table.add_row(
+            marks[finding.state], finding.name, finding.detail + (f"\n→ {finding.fix}" if finding.fix else "")
+        )
+    Console(highlight=False).print(table)
+    return 1 if any(finding.state == "wrong" for finding in findings) else 0

@@ -1,0 +1,87 @@
+"""Tables that verbs print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from raysweep.tracking.text import plain, with_interval
+
+if TYPE_CHECKING:
+    from raysweep.sweep import Faces, SweepResult
+
+__all__ = ["evaluation_tables", "faces_table", "plain_table"]
+
+
+def plain_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """A table without lines; every cell is shown as it is, never read as markup."""
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def faces_table(faces: Faces) -> RenderableType:
+    """What came of each image, and how identities were given roles."""
+    import numpy as np
+
+    table = faces.references.faces.table
+    rows = [("usable faces", str(len(table)), "")]
+    reasons: dict[str, int] = {}
+    for row in faces.references.quarantine:
+        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + 1
+    rows += [("quarantined", str(count), plain(reason, 80)) for reason, count in sorted(reasons.items())]
+    for role, meaning in (("G", "background"), ("T", "attacker training"), ("S", "selection"), ("E", "evaluation")):
+        chosen = table.identity[table.rows(role)]
+        rows.append((f"role {role}", str(len(chosen)), f"{meaning}, {len(np.unique(chosen[chosen >= 0]))} identities"))
+    return plain_table(plain(faces.source.name, 80), ("", "images", ""), rows)
+
+
+def evaluation_tables(result: SweepResult) -> RenderableType:
+    """Every metric and every attacker of the scored setting, clear numbers beside."""
+    parts: list[RenderableType] = []
+    if result.info.synthetic:
+        parts.append(
+            Text("Synthetic faces: drawn, not photographed. The numbers say nothing about real people.", style="yellow")
+        )
+    for record in result.records:
+        if record.control:
+            continue
+        setting = ", ".join(f"{key}={value}" for key, value in record.setting.items())
+        title = plain(f"{record.anonymizer} {setting}", 200)
+        if record.state == "failed":
+            parts.append(Text(f"{title}: failed: {plain(record.reason, 400)}", style="red"))
+            continue
+        rows = [
+            (name, with_interval(value) if value.ok else value.status, str(value.n), plain(value.reason, 100))
+            for name, value in record.metrics.items()
+        ]
+        parts.append(plain_table(title, ("metric", "value [95 %]", "n", ""), rows))
+        if record.attackers:
+            names = tuple(record.attackers[0])
+            cells = [
+                tuple(
+                    f"{row[name]:.3f}"
+                    if isinstance(row[name], float)
+                    else plain(str(row[name] if row[name] is not None else "-"), 60)
+                    for name in names
+                )
+                for row in record.attackers
+            ]
+            parts += [Text(), plain_table("attackers", names, cells)]
+        if record.notes:
+            parts += [
+                Text(),
+                plain_table("notes", ("", ""), [(key, plain(str(value), 200)) for key, value in record.notes.items()]),
+            ]
+    clear = [
+        (name, with_interval(value) if value.ok else value.status, plain(value.reason, 100))
+        for name, value in result.info.clear.items()
+    ]
+    parts += [Text(), plain_table("clear faces", ("", "value [95 %]", ""), clear)]
+    return Group(*parts)

@@ -1,0 +1,148 @@
+"""What is wrong with this machine and this installation, and the fix."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
+from typing import Literal
+
+__all__ = ["Finding", "check_all"]
+
+MINIMUM_FREE_GB = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        name: what was looked at.
+        state: `wrong` must be mended, `note` is worth knowing.
+        detail: what was found.
+        fix: what to do, empty when nothing.
+    """
+
+    name: str
+    state: Literal["ok", "note", "wrong"]
+    detail: str
+    fix: str = ""
+
+
+def check_all() -> list[Finding]:
+    """Run every check."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _onnxruntime,
+        _accelerator,
+        _ray,
+        _mlflow,
+        _weights,
+        _cache,
+    )
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("python", "ok", found)
+    return Finding("python", "wrong", found, "use Python 3.11 to 3.13, for example `uv run --python 3.12 ...`")
+
+
+def _installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _onnxruntime() -> Finding:
+    both = _installed("onnxruntime") and _installed("onnxruntime-gpu")
+    if both:
+        return Finding(
+            "onnxruntime",
+            "wrong",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's module",
+            "uninstall both, then install onnxruntime-gpu alone (`uv sync --reinstall` does it)",
+        )
+    import onnxruntime
+
+    return Finding(
+        "onnxruntime", "ok", f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}"
+    )
+
+
+def _accelerator() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Finding("accelerator", "ok", f"torch {torch.__version__}: {', '.join(names)}")
+    return Finding(
+        "accelerator", "note", f"torch {torch.__version__}: no CUDA device, {os.cpu_count()} CPU cores are used"
+    )
+
+
+def _ray() -> Finding:
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return Finding(
+            "ray", "wrong", "RAY_AUTH_MODE=disabled: whoever reaches its ports can run code", "unset RAY_AUTH_MODE"
+        )
+    return Finding("ray", "ok", f"{version('ray')}, token authentication on, telemetry off")
+
+
+def _mlflow() -> Finding:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return Finding(
+        "mlflow",
+        "ok",
+        f"{version('mlflow')}, {'store given by MLFLOW_TRACKING_URI' if uri else 'SQLite in the run folder'}",
+    )
+
+
+def _weights() -> Finding:
+    from raysweep.errors import ModelError
+    from raysweep.models.zoo import open_zoo
+
+    try:
+        zoo = open_zoo(None)
+        synthetic = zoo.for_data(synthetic=True)
+        synthetic.require("embedder")
+        synthetic.require("expression")
+    except ModelError as error:
+        return Finding(
+            "weights", "wrong", str(error), "`python -m raysweep models verify` says which file; reinstall raysweep"
+        )
+    try:
+        photographs = open_zoo(None).for_data(synthetic=False)
+        photographs.require("embedder")
+        photographs.require("expression")
+    except ModelError:
+        return Finding(
+            "weights",
+            "note",
+            "built-in ones for synthetic faces; none for photographs",
+            "`python -m raysweep ls models`, or --models DIR",
+        )
+    return Finding("weights", "ok", "for synthetic faces and for photographs")
+
+
+def _cache() -> Finding:
+    from raysweep.engine.references import cache_root
+
+    root = cache_root()
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free / 1e9
+    if not os.access(existing, os.W_OK):
+        return Finding("cache", "wrong", f"{root} cannot be written", "set RAYSWEEP_CACHE to a folder of yours")
+    if free < MINIMUM_FREE_GB:
+        return Finding("cache", "note", f"{root}: {free:.1f} GB free", "set RAYSWEEP_CACHE to a larger disk")
+    return Finding("cache", "ok", f"{root}: {free:.0f} GB free")
