@@ -106,7 +106,7 @@ SKIN = np.array(
     dtype=np.float64,
 )
 HAIR = np.array(
-    [[30, 26, 28], [58, 40, 32], [94, 62, 40], [134, 84, 48], [168, 86, 40], [206, 160, 92], [232, 206, 150], [168, 166, 168], [112, 46, 50]],
+    [[30, 26, 28], [58, 40, 32], [94, 62, 40], [134, 84, 48], [168, 86, 40], [194, 154, 100], [226, 202, 156], [168, 166, 168], [112, 46, 50]],
     dtype=np.float64,
 )  # fmt: skip
 EYES = np.array([[70, 44, 28], [104, 72, 38], [92, 116, 66], [70, 116, 168], [118, 132, 142]], dtype=np.float64)
@@ -143,8 +143,8 @@ STYLES = np.array(
         [2.0, 1.2, -20.0, 3.0, 0.5, 0.0, 0.5, 3.0, 0.0, 0.0, 0.0],  # cropped
         [8.0, 3.0, -14.0, 5.0, 3.0, -2.0, -4.0, 3.0, 0.0, 0.0, 0.0],  # side parting
         [13.0, 2.0, -16.0, 4.0, -1.0, -3.0, -1.0, 4.0, 0.0, 0.0, 0.6],  # swept up
-        [6.0, 6.0, 16.0, 12.0, 12.0, 12.0, 12.0, 12.0, 34.0, 9.0, 0.0],  # bob with a fringe
-        [5.0, 4.0, 14.0, 9.0, 2.0, -5.0, 2.0, 9.0, 78.0, 8.0, 0.0],  # long, middle parting
+        [6.0, 6.0, 8.0, 12.0, 12.0, 12.0, 12.0, 12.0, 34.0, 9.0, 0.0],  # bob with a fringe
+        [5.0, 4.0, 6.0, 9.0, 2.0, -5.0, 2.0, 9.0, 78.0, 8.0, 0.0],  # long, middle parting
         [15.0, 12.0, -10.0, 4.0, 2.0, 1.0, 2.0, 4.0, 12.0, 15.0, 2.4],  # round curls
         [3.0, 1.5, -18.0, 6.0, -1.0, -3.0, -1.0, 6.0, 0.0, 0.0, 0.0],  # tied up (a bun is added)
         [1.2, 1.5, -12.0, 0.0, -13.0, -9.0, -13.0, 0.0, 0.0, 0.0, 0.0],  # receding
@@ -238,10 +238,10 @@ def _who(person: Draws, n: int) -> dict[str, Any]:
         "freckles": person.uniform("freckles") < 0.22,
         "freckle_x": person.uniform("freckle x", -1.0, 1.0, size=16),
         "freckle_y": person.uniform("freckle y", -1.0, 1.0, size=16),
-        "moles": person.choice("mole count", (0.45, 0.3, 0.15, 0.1)),
-        "mole_x": person.uniform("mole x", -0.75, 0.75, size=3),
-        "mole_y": person.uniform("mole y", -10.0, 34.0, size=3),
-        "mole_size": person.uniform("mole size", 0.8, 1.5, size=3),
+        "moles": person.choice("mole count", (0.55, 0.27, 0.12, 0.06)),
+        "mole_x": person.uniform("mole x", 0.32, 0.78, size=3) * np.where(person.uniform("mole side", size=3) < 0.5, -1.0, 1.0),
+        "mole_y": person.uniform("mole y", -8.0, 24.0, size=3),
+        "mole_size": person.uniform("mole size", 0.7, 1.25, size=3),
         "glasses": person.uniform("glasses") < 0.2,
         "glasses_round": person.uniform("glasses round", 2.0, 4.5),
         "glasses_size": person.uniform("glasses size", 10.5, 13.0),
@@ -255,7 +255,7 @@ def _who(person: Draws, n: int) -> dict[str, Any]:
         "skull_y": person.bell("skull", 2.2),
         "eye_x": 17.6 * (1.0 + person.bell("eye distance", 0.05)),
         "eye_y": person.bell("eye height", 1.0),
-        "eye_w": 8.0 * (1.0 + person.bell("eye width", 0.08)),
+        "eye_w": 8.8 * (1.0 + person.bell("eye width", 0.08)),
         "eye_h": 1.0 + person.bell("eye opening", 0.13),
         "eye_tilt": person.bell("eye tilt", 0.08),
         "brow_y": person.bell("brow height", 1.3),
@@ -293,7 +293,7 @@ def _here(photo: Draws, n: int) -> dict[str, Any]:
         "hair_light": photo.uniform("hair light", 0.88, 1.14),
         "glasses_on": photo.uniform("glasses on") < 0.85,
         "blur": photo.uniform("blur", 0.35, 0.95),
-        "noise": photo.uniform("noise", 0.05, 0.45),
+        "noise": photo.uniform("noise", 0.04, 0.3),
         "noise_x": photo.uniform("noise x"),
         "noise_y": photo.uniform("noise y"),
         "n": n,
@@ -385,7 +385,7 @@ class Layer:
     Attributes:
         shape: (n, G, P, 2) int32 image coordinates with `SHIFT` fractional bits; G outlines painted at once, even-odd.
         colour: n triples, or None for a label alone.
-        labels: one value of the mask per outline, () for none.
+        labels: one value of the mask per outline, or one for all of them together, () for none.
         when: n flags, None for always.
         shade: paints the shading map (128 is neutral) instead of the image.
     """
@@ -473,8 +473,8 @@ def outline(factors: Factors, size: int) -> Outlines:
 
     # Head and jaw
     wide = 38.0 * who["face_w"]
-    jaw = 32.0 * who["face_w"] * who["jaw_w"]
-    chin = 17.0 * who["chin_w"] * who["jaw_w"]
+    jaw = 29.5 * who["face_w"] * who["jaw_w"]
+    chin = 12.5 * who["chin_w"] * who["jaw_w"]
     chin_y = 42.5 + who["chin_y"] + 0.8 * move["jaw"]
     skull = -64.0 + who["skull_y"]
     control = _points(
@@ -502,7 +502,7 @@ def outline(factors: Factors, size: int) -> Outlines:
         (-0.97 * back, -38.0), (-0.62 * back, 0.9 * skull - 0.8 * top), n=n,
     )  # fmt: skip
     behind = _curled(_curve(behind, 5, closed=True), curl, who["curl_phase"])
-    add(behind, hair * 0.72, "hair", when=has_hair & (long > 0), lift=-8.0)
+    add(behind, hair * 0.84, "hair", when=has_hair & (long > 0), lift=-8.0)
     bun = _ring(np.zeros((n, 1)), (skull - 6.0)[:, None], 15.0, 12.0, 16)
     add(bun, hair * 0.85, "hair", when=who["style"] == BUN, lift=-10.0)
     neck = 0.66 * jaw
@@ -525,13 +525,14 @@ def outline(factors: Factors, size: int) -> Outlines:
         _points((wide - 2.0, -22.0), (wide + 3.0 * ear, -26.0 * ear), (wide + 6.4 * ear, -21.0), (wide + 5.2 * ear, -9.0), (wide + 1.6, 2.0 * ear), (wide - 3.0, -2.0), n=n),
         3, closed=True,
     )  # fmt: skip
-    add(_mirrored(ears), skin * 0.93, ("l_ear", "r_ear"), lift=-8.0)
+    bare = ~has_hair | (long < 20.0)
+    add(_mirrored(ears), skin * 0.95, ("l_ear", "r_ear"), when=bare, lift=-8.0)
     inner_ear = _curve(
         _points((wide + 1.0, -19.0), (wide + 3.6 * ear, -20.0), (wide + 3.2 * ear, -11.0), (wide + 1.0, -6.0), n=n), 3
     )
-    add(_mirrored(_stroke(inner_ear, np.full(10, 0.7))), deep, lift=-8.0)
+    add(_mirrored(_stroke(inner_ear, np.full(10, 0.7))), deep, when=bare, lift=-8.0)
     drop = _ring(np.stack([-wide - 2.4, wide + 2.4], axis=1), np.full((n, 2), 4.4), 1.7, 1.7, 8)
-    add(drop, (232.0, 200.0, 110.0), ("ear_r", "ear_r"), when=who["earring"], lift=-8.0)
+    add(drop, (232.0, 200.0, 110.0), ("ear_r", "ear_r"), when=who["earring"] & bare, lift=-8.0)
     add(head, skin, "skin")
 
     # Soft shading of the head
@@ -566,7 +567,7 @@ def outline(factors: Factors, size: int) -> Outlines:
 
     # Mouth: landmarks first, since the beard follows them
     mouth_y, half = who["mouth_y"] - 0.12 * move["gap"], who["mouth_w"] * (1.0 + move["width"])
-    corner = mouth_y + 0.75 * move["corner"]
+    corner = mouth_y - 0.5 + 0.75 * move["corner"]
     arch = -0.25 * move["corner"]
     gap_up, gap_down = 0.25 * move["gap"], 0.75 * move["gap"] + 0.25 * move["jaw"] * (move["gap"] > 0.5)
     lip_u, lip_l = who["lip_u"] * (1.0 + move["press"]), who["lip_l"] * (1.0 + move["press"])
@@ -629,12 +630,12 @@ def outline(factors: Factors, size: int) -> Outlines:
     # Brows
     reach = who["eye_x"] + (who["eye_w"] + 4.5) * who["brow_long"]
     start = np.maximum(who["eye_x"] - who["eye_w"] - 2.0, 4.5) - 0.35 * move["furrow"]
-    brow_y = eye_y - 10.2 + who["brow_y"]
+    brow_y = eye_y - 10.8 + who["brow_y"]
     at = np.linspace(0.0, 1.0, 5)
     across = start[:, None] + (reach - start)[:, None] * at
     heights = (
         brow_y[:, None]
-        - who["brow_arch"][:, None] * np.array([0.0, 0.7, 1.05, 0.8, -0.35])
+        - who["brow_arch"][:, None] * np.array([0.3, 0.8, 1.0, 0.75, -0.1])
         + move["inner"][:, None] * np.array([1.0, 0.72, 0.4, 0.12, 0.0])
         + move["outer"][:, None] * np.array([0.0, 0.28, 0.6, 0.88, 1.0])
     )
@@ -744,10 +745,10 @@ def outline(factors: Factors, size: int) -> Outlines:
     for k in range(4):
         reach_k = np.array([-0.62, -0.25, 0.25, 0.62])[k]
         root = crown_curve[:, 10 + 7 * k]
-        end = _points((reach_k * wide * 0.9, edge[min(k + (k > 1), 4)] - 2.0), n=n)[:, 0]
+        end = _points((reach_k * wide * 0.9, edge[min(k + (k > 1), 4)] - 6.0), n=n)[:, 0]
         middle = 0.5 * (root + end) + np.array([1.8 * np.sign(reach_k), -1.0])
         strands.append(_stroke(_curve(np.stack([0.85 * root + 0.15 * end, middle, end], axis=1), 3), 0.55 * _TAPER))
-    add(np.stack(strands, axis=1), hair * 0.78, when=has_hair)
+    add(np.stack(strands, axis=1), hair * 0.88, when=has_hair)
 
     # Glasses
     on = who["glasses"] & here["glasses_on"]
@@ -762,8 +763,7 @@ def outline(factors: Factors, size: int) -> Outlines:
             x = sign * (who["eye_x"] + 0.6)[:, None] + rim_x * grow
             rims.append(np.stack([x, eye_y[:, None] + 0.8 + rim_y * grow], axis=-1))
     bridge_x = who["eye_x"] + 0.6 - who["glasses_size"]
-    add(np.stack(rims, axis=1), who["glasses_colour"], (), when=on, lift=6.0)
-    pose.layers[-1] = _with_mask(pose.layers[-1], LABEL["eye_g"])
+    add(np.stack(rims, axis=1), who["glasses_colour"], "eye_g", when=on, lift=6.0)
     bridge = _curve(_points((-bridge_x - 0.5, eye_y - 1.0), (0.0, eye_y - 2.6), (bridge_x + 0.5, eye_y - 1.0), n=n), 3)
     add(_stroke(bridge, np.full(7, 0.8)), who["glasses_colour"], "eye_g", when=on, lift=6.0)
     arm_x = who["eye_x"] + 0.6 + who["glasses_size"]
@@ -818,16 +818,11 @@ def _curled(outline_: Floats, curl: Floats, phase: Floats) -> Floats:
     return np.asarray(outline_ + away * wave[..., None])
 
 
-def _with_mask(layer: Layer, label: int) -> Layer:
-    """A layer of rings: outer and inner outlines are painted together in the mask as well."""
-    return Layer(layer.shape, layer.colour, (-label,), layer.when, layer.shade)
-
-
 def _eye_opening(who: dict[str, Any], move: dict[str, Floats]) -> tuple[Floats, Floats, Floats]:
     """Half width, height of the upper and of the lower lid, each (n,)."""
     width = who["eye_w"]
-    up = 3.9 * who["eye_h"] * (1.0 + 1.1 * move["upper"]).clip(0.3, 2.0)
-    down = 2.7 * who["eye_h"] * (1.0 + 1.2 * move["lower"]).clip(0.25, 2.0)
+    up = 4.7 * who["eye_h"] * (1.0 + 1.1 * move["upper"]).clip(0.3, 2.0)
+    down = 3.3 * who["eye_h"] * (1.0 + 1.2 * move["lower"]).clip(0.25, 2.0)
     return width, up, down
 
 
@@ -861,9 +856,9 @@ def _eyes(pose: _Pose, who: dict[str, Any], move: dict[str, Floats], deep: Float
         circle[..., 1] = np.minimum(np.maximum(circle[..., 1], low), high)
         return np.asarray(circle + centre)
 
-    add(_mirrored(disc(4.3, 14)), who["eye"] * 0.62, lift=2.0)
-    add(_mirrored(disc(3.5, 14)), _mix(who["eye"], (255.0, 255.0, 255.0), 0.08), lift=2.0)
-    add(_mirrored(disc(1.9, 10)), (18.0, 14.0, 14.0), lift=2.0)
+    add(_mirrored(disc(4.8, 14)), who["eye"] * 0.62, lift=2.0)
+    add(_mirrored(disc(3.9, 14)), _mix(who["eye"], (255.0, 255.0, 255.0), 0.08), lift=2.0)
+    add(_mirrored(disc(2.1, 10)), (18.0, 14.0, 14.0), lift=2.0)
     glint = _ring(
         np.stack([-who["eye_x"] - 1.4, who["eye_x"] - 1.4], axis=1), np.stack([eye_y - 1.6] * 2, axis=1), 0.95, 0.95, 6
     )
@@ -914,12 +909,12 @@ class Canvas:
 
 def _background(rng: np.random.Generator, size: int) -> ByteArray:
     """A soft room: a gradient, some out-of-focus lights and bars."""
-    base = rng.uniform(70, 215, 3)
-    corners = (base + rng.normal(0, 26, (2, 2, 3))).clip(20, 245).astype(np.float32)
+    base = rng.uniform(80, 215) + rng.normal(0, 16, 3)
+    corners = (base + rng.normal(0, 22, (2, 2, 1)) + rng.normal(0, 9, (2, 2, 3))).clip(20, 245).astype(np.float32)
     scene = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR).clip(0, 255).astype(np.uint8)
     kind = rng.integers(0, 4)
     for _ in range(int(rng.integers(3, 9)) if kind else 0):
-        shade = (base + rng.normal(0, 40, 3)).clip(10, 250).tolist()
+        shade = (base + rng.normal(0, 34) + rng.normal(0, 14, 3)).clip(10, 250).tolist()
         x, y = (float(v) for v in rng.uniform(0, size, 2))
         if kind == 1:
             cv2.circle(scene, (int(x), int(y)), int(rng.uniform(0.04, 0.16) * size), shade, -1, cv2.LINE_AA)
@@ -968,7 +963,7 @@ def paint(factors: Factors, outlines: Outlines, canvas: Canvas) -> tuple[ByteArr
             if not labels:
                 continue
             if len(labels) == 1:
-                fill(mask, shape, (abs(labels[0]),), plain, SHIFT)
+                fill(mask, shape, (labels[0],), plain, SHIFT)
             else:
                 for part, label in zip(shape, labels, strict=True):
                     fill(mask, part[None], (label,), plain, SHIFT)
