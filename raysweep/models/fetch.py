@@ -1,0 +1,311 @@
+"""Download weights: from known hosts only, of known size, checked before they get their name. And check what is there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import urljoin, urlsplit
+
+from raysweep.errors import ModelError, nearest
+from raysweep.models.entry import Archive, Entry, catalogue
+from raysweep.models.loading import file_digest
+from raysweep.models.zoo import CHECKSUMS, open_zoo, weights_folder
+
+__all__ = ["HOSTS", "Checked", "check_url", "extract_member", "fetch", "verify"]
+
+log = logging.getLogger(__name__)
+
+HOSTS = frozenset(
+    {
+        "github.com",
+        "raw.githubusercontent.com",
+        "objects.githubusercontent.com",
+        "release-assets.githubusercontent.com",
+        "media.githubusercontent.com",
+        "download.pytorch.org",
+        "huggingface.co",
+        "cdn-lfs.huggingface.co",
+        "cdn-lfs-us-1.hf.co",
+        "cas-bridge.xethub.hf.co",
+        "storage.googleapis.com",
+        "mediastore.rz.uni-augsburg.de",
+    }
+)
+"""Hosts that weights may come from, redirections included; https only."""
+MAX_BYTES = 2 * 2**30
+MAX_MEMBERS = 1000
+MAX_RATIO = 200
+"""A zip member may unpack to this many times its packed size: weights hardly shrink, bombs do."""
+TIMEOUT_S = 30
+REDIRECTS = 5
+
+
+def check_url(url: str, hosts: Collection[str] = HOSTS) -> None:
+    """Refuse an address that is not https to a known host.
+
+    Raises:
+        ModelError: names host and scheme.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    loopback = host in ("127.0.0.1", "localhost") and host in hosts
+    if host not in hosts or (parts.scheme != "https" and not loopback) or parts.username or parts.password:
+        raise ModelError(f"{url}: refused: weights are fetched by https from {', '.join(sorted(hosts))} only")
+
+
+def fetch(
+    name: str,
+    folder: str | Path | None = None,
+    accept_licence: bool = False,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    entries: tuple[Entry, ...] | None = None,
+    hosts: Collection[str] = HOSTS,
+) -> Path:
+    """Bring the weights of one entry into the weights folder.
+
+    The bytes go to a temporary file beside the target, are counted and hashed, and only then get their name by one rename. A file that is
+    there and right is left alone.
+
+    Args:
+        name: of the entry.
+        folder: target, None for `weights_folder()`.
+        accept_licence: the user accepts non-commercial terms.
+        progress: called with bytes so far and in all.
+        entries: of the zoo; those that come with raysweep by default.
+        hosts: allowed; only tests need others.
+
+    Raises:
+        ModelError: unknown name, offline (`RAYSWEEP_OFFLINE=1`), licence not accepted, to be fetched by hand, wrong host, size or sha256.
+    """
+    entries = catalogue() if entries is None else entries
+    by_name = {entry.name: entry for entry in entries}
+    if name not in by_name:
+        raise ModelError(f"unknown model {name!r}{nearest(name, list(by_name))}; `raysweep ls models` lists them")
+    entry = by_name[name]
+    target = Path(weights_folder() if folder is None else folder).expanduser() / entry.file
+    if entry.builtin:
+        raise ModelError(f"{name} comes with raysweep: nothing to fetch")
+    if target.is_file():
+        digest = file_digest(target)
+        if digest.startswith(entry.sha256 or _records(target.parent).get(entry.file, "")):
+            return target
+        raise ModelError(f"{target}: has sha256 {digest}, {name} has {entry.sha256}; move it away first")
+    if entry.hand or not (entry.url or entry.archive):
+        raise ModelError(f"{name} cannot be fetched: {entry.where}. Then put {entry.file} into {target.parent}")
+    if entry.non_commercial and not accept_licence:
+        raise ModelError(f"{name}: licence: {entry.licence}. Fetch it with --accept-licence if your use allows it")
+    if os.environ.get("RAYSWEEP_OFFLINE", "") not in ("", "0"):
+        raise ModelError(
+            f"{name}: RAYSWEEP_OFFLINE is set. On a machine with a network: {entry.where}; then copy it to {target}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    if entry.archive is not None:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+            packed = Path(scratch) / "archive.zip"
+            _download(entry.archive.url, packed, entry.archive, progress, hosts)
+            unpacked = Path(scratch) / "member"
+            extract_member(packed, entry.archive.member or entry.file, unpacked, entry.size)
+            _accept(entry, unpacked, target)
+    elif entry.url is not None:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+            plain = Path(scratch) / "download"
+            _download(entry.url, plain, entry, progress, hosts)
+            _accept(entry, plain, target)
+    log.info("%s: %s", name, target)
+    return target
+
+
+def _accept(entry: Entry, path: Path, target: Path) -> None:
+    """Check size and sha256, then rename."""
+    size = path.stat().st_size
+    if entry.size is not None and size != entry.size:
+        raise ModelError(f"{entry.name}: {entry.file} has {size} bytes, expected {entry.size}: nothing kept")
+    digest = file_digest(path)
+    if entry.sha256 is not None and not digest.startswith(entry.sha256):
+        raise ModelError(f"{entry.name}: {entry.file} has sha256 {digest}, expected {entry.sha256}: nothing kept")
+    if entry.sha256 is None or len(entry.sha256) < 64:
+        records = _records(target.parent) | {entry.file: digest}
+        _write_atomically(target.parent / CHECKSUMS, json.dumps(records, indent=1, sort_keys=True) + "\n")
+        log.warning("%s: no published sha256; recorded %s in %s", entry.name, digest, target.parent / CHECKSUMS)
+    os.replace(path, target)
+
+
+def _records(folder: Path) -> dict[str, str]:
+    path = folder / CHECKSUMS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)
+
+
+def _download(
+    url: str,
+    target: Path,
+    expected: Entry | Archive,
+    progress: Callable[[int, int], None] | None,
+    hosts: Collection[str],
+) -> None:
+    import pooch
+
+    check_url(url, hosts)
+
+    def transfer(address: str, output: str, _pooch: object, check_only: bool = False) -> None:
+        _transfer(address, output, expected.size, progress, hosts)
+
+    digest = expected.sha256
+    known = f"sha256:{digest}" if digest is not None and len(digest) == 64 else None
+    try:
+        logger = pooch.get_logger()
+        level = logger.level
+        logger.setLevel("ERROR")  # it prints checksums for copying; ours are recorded
+        try:
+            # An archive's digest is checked here; a file's own again, with its size, before it gets its name.
+            pooch.retrieve(url, known_hash=known, fname=target.name, path=target.parent, downloader=transfer)
+        finally:
+            logger.setLevel(level)
+    except ValueError as error:
+        raise ModelError(f"{url}: wrong sha256, nothing kept: {error}") from error
+    except OSError as error:  # requests' errors are OSErrors
+        raise ModelError(f"{url}: cannot be fetched: {error}") from error
+    if digest is not None and known is None and not file_digest(target).startswith(digest):
+        raise ModelError(f"{url}: has sha256 {file_digest(target)}, expected {digest}: nothing kept")
+
+
+def _transfer(
+    url: str, output: str, size: int | None, progress: Callable[[int, int], None] | None, hosts: Collection[str]
+) -> None:
+    """Stream to a file; every redirection is checked, and not a byte more than announced is taken."""
+    import requests
+
+    for _ in range(REDIRECTS):
+        check_url(url, hosts)
+        response = requests.get(url, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
+        if not response.is_redirect:
+            break
+        url = urljoin(url, response.headers["location"])
+        response.close()
+    else:
+        raise ModelError(f"{url}: more than {REDIRECTS} redirections")
+    with response:
+        response.raise_for_status()
+        announced = int(response.headers.get("content-length", 0))
+        if response.headers.get("content-encoding", "identity") != "identity":
+            announced = 0  # the announced length is that of the compressed stream
+        total = size or announced
+        if not total:
+            raise ModelError(f"{url}: the server does not say how large the file is, and the zoo does not know either")
+        if total > MAX_BYTES or (size and announced and announced != size):
+            raise ModelError(f"{url}: {announced} bytes announced, expected {size or f'at most {MAX_BYTES}'}")
+        done = 0
+        with open(output, "wb") as file:
+            for block in response.iter_content(2**20):
+                done += len(block)
+                if done > total:
+                    raise ModelError(f"{url}: sends more than the {total} bytes expected")
+                file.write(block)
+                if progress is not None:
+                    progress(done, total)
+        if done != total:
+            raise ModelError(f"{url}: broke off after {done} of {total} bytes; run it again")
+
+
+def extract_member(archive: Path, member: str, target: Path, size: int | None = None) -> None:
+    """Unpack one file of a zip, found by its base name; nothing else of the zip is ever written.
+
+    Args:
+        archive: the zip.
+        member: base name.
+        target: where to write.
+        size: bytes expected, None when not known.
+
+    Raises:
+        ModelError: damaged, absolute or climbing names, links, encrypted, absurd sizes, no such member or several.
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            infos = packed.infolist()
+            if len(infos) > MAX_MEMBERS:
+                raise ModelError(f"{archive.name}: {len(infos)} members, at most {MAX_MEMBERS} are allowed")
+            for info in infos:
+                _check_member(archive, info)
+            matching = [info for info in infos if not info.is_dir() and PurePosixPath(info.filename).name == member]
+            if len(matching) != 1:
+                raise ModelError(f"{archive.name}: {len(matching)} members named {member}, expected one")
+            info = matching[0]
+            if size is not None and info.file_size != size:
+                raise ModelError(f"{archive.name}: {member} has {info.file_size} bytes, expected {size}")
+            done = 0
+            with packed.open(info) as source, open(target, "wb") as out:
+                while block := source.read(2**20):
+                    done += len(block)
+                    if done > info.file_size:
+                        raise ModelError(f"{archive.name}: {member} is larger than the zip says")
+                    out.write(block)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        raise ModelError(f"{archive.name}: damaged zip: {error}") from error
+
+
+def _check_member(archive: Path, info: zipfile.ZipInfo) -> None:
+    name = info.filename
+    path = PurePosixPath(name)
+    mode = info.external_attr >> 16
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\x00" in name:
+        raise ModelError(f"{archive.name}: refused: a member is named {name!r}")
+    if stat.S_ISLNK(mode) or (stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)):
+        raise ModelError(f"{archive.name}: refused: {name} is a link or a special file")
+    if info.flag_bits & 0x1:
+        raise ModelError(f"{archive.name}: {name} is encrypted")
+    if info.file_size > MAX_BYTES or info.file_size > MAX_RATIO * max(info.compress_size, 1024):
+        raise ModelError(f"{archive.name}: refused: {name} would unpack to {info.file_size} bytes")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One line of `verify`.
+
+    Attributes:
+        name: of the entry, or the file's path when nothing describes it.
+        path: of the file, empty when it is missing.
+        state: `ok` (as published), `recorded` (no published sha256; as first fetched or as it is), `missing`, `unknown`.
+        detail: sha256, or where to get it.
+    """
+
+    name: str
+    path: str
+    state: Literal["ok", "recorded", "missing", "unknown"]
+    detail: str
+
+
+def verify(folder: str | Path | None = None) -> list[Checked]:
+    """Check every known file of a weights folder.
+
+    Raises:
+        ModelError: files with other bytes than they should have, all of them at once.
+    """
+    zoo = open_zoo(folder)
+    lines = []
+    for entry in zoo.entries:
+        found = zoo.found.get(entry.name)
+        if found is None:
+            lines.append(Checked(entry.name, "", "missing", entry.where))
+        else:
+            published = entry.sha256 is not None and len(entry.sha256) == 64
+            lines.append(Checked(entry.name, str(found.path), "ok" if published else "recorded", found.sha256))
+    lines += [Checked(str(path), str(path), "unknown", "no entry describes it") for path in zoo.unknown]
+    return lines
