@@ -82,6 +82,7 @@ class ParquetFaces:
 
     def __init__(self, root: Path) -> None:
         root = root.resolve()
+        self.files: tuple[str, ...]
         if root.is_file():
             self.folder, self.files, notes = root.parent, (root.name,), []
             self.name = root.stem

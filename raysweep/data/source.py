@@ -139,7 +139,7 @@ def open_source(data: str | None, *, kind: str | None = None) -> Source:
 
 
 def _open_synthetic(options: str) -> Source:
-    from raysweep.data.synthetic import SyntheticFaces
+    from raysweep.data.drawn import SyntheticSource
 
     allowed = ("identities", "images_per_identity", "seed", "size")
     values: dict[str, int] = {}
@@ -156,8 +156,7 @@ def _open_synthetic(options: str) -> Source:
             values[key] = int(text)
     if problems:
         raise DataError("synthetic: " + "; ".join(problems))
-    source: Source = SyntheticFaces(**values)
-    return source
+    return SyntheticSource(**values)
 
 
 def _recognise(path: Path) -> str:
