@@ -6,6 +6,7 @@ wrapper tells every outcome, serves repeated proposals from the record, and keep
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,10 @@ class Proposal:
 def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
     """The Optuna sampler of a name, seeded."""
     from optuna import samplers
+    from optuna.exceptions import ExperimentalWarning
 
+    # Known to be experimental, and wanted: a user can do nothing about the notice.
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
     startup = max(4, min(10, trials // 3))
     if name == "tpe":
         return samplers.TPESampler(

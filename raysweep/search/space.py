@@ -298,7 +298,9 @@ def _read_arm(
         parameters = {}
     parameters = dict(parameters)
     # An override may name a declared parameter that the file leaves at its default.
-    for key in [key for key in overrides if key.split(".")[0] in anonymizer.parameters]:
+    mine = [key for key in overrides if key.split(".")[0] in anonymizer.parameters]
+    overridden = bool(mine)
+    for key in mine:
         base, _, part = key.partition(".")
         value = overrides.pop(key)
         if not part:
@@ -342,7 +344,7 @@ def _read_arm(
         ):
             if moved not in kept:
                 kept.append(moved)
-        elif not overrides and not any("=" in problem for problem in problems) and not fixed:
+        elif not overridden and not problems:
             problems.append(f"{where(*at, 'try_first')}: {setting} lies outside the searched ranges")
     return Arm(name, ranges, fixed, when, settings, tuple(kept))
 

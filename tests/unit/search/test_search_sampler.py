@@ -1,0 +1,107 @@
+"""The proposer: budget, repeats, failures, and what a resumed sweep proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from raysweep.engine.record import TrialRecord
+from raysweep.metrics.value import MetricValue
+from raysweep.search.parameters import Value
+from raysweep.search.sampler import Proposal, Proposer
+from raysweep.search.space import Space, canonical_hash, find_space, load_space
+
+
+def key_of(anonymizer: str, setting: Mapping[str, Value]) -> str:
+    return canonical_hash({"anonymizer": anonymizer, **setting})
+
+
+def record_of(proposal: Proposal, privacy: float | None = 0.5, utility: float = 0.5) -> TrialRecord:
+    value = MetricValue.undefined("no identities") if privacy is None else MetricValue(privacy)
+    return TrialRecord(
+        key=key_of(proposal.anonymizer, proposal.setting),
+        number=proposal.number,
+        anonymizer=proposal.anonymizer,
+        setting=proposal.setting,
+        fidelity={},
+        state="complete",
+        metrics={"privacy": value, "utility": MetricValue(utility)},
+    )
+
+
+def make(space: Space, trials: int, known: list[TrialRecord] | None = None, sampler: str = "tpe") -> Proposer:
+    return Proposer(space, sampler=sampler, seed=1, trials=trials, key_of=key_of, known=known or [])
+
+
+def drive(proposer: Proposer) -> list[TrialRecord]:
+    records = []
+    while (proposal := proposer.ask()) is not None:
+        record = record_of(proposal, privacy=proposal.number / 100, utility=1 - proposal.number / 100)
+        proposer.tell(record)
+        records.append(record)
+    return records
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "qmc", "random"])
+def test_no_setting_is_proposed_twice_and_the_budget_is_kept(sampler: str) -> None:
+    records = drive(make(load_space(find_space("blur")), 12, sampler=sampler))
+    assert len(records) == 12
+    assert len({record.key for record in records}) == 12
+    assert [record.setting["kernel_size"] for record in records][:3] == [11, 47, 101]
+
+
+def test_a_small_space_is_exhausted_not_repeated() -> None:
+    space = load_space(find_space("blur"), {"kernel_size.high": 29})
+    assert space.size == 4
+    assert sorted(record.setting["kernel_size"] for record in drive(make(space, 50))) == [11, 17, 23, 29]
+
+
+def test_failed_and_undefined_trials_leave_nothing_running() -> None:
+    proposer = make(load_space(find_space("pixelate")), 6)
+    for privacy in (None, 0.2, float("nan")):
+        proposal = proposer.ask()
+        assert proposal is not None
+        value = record_of(proposal, privacy=0.1 if privacy is not None else None)
+        if privacy is not None and privacy != privacy:
+            value = TrialRecord(value.key, proposal.number, "pixelate", proposal.setting, {}, "failed", "diverged")
+        proposer.tell(value)
+    assert proposer.states() == {"FAIL": 2, "COMPLETE": 1, "WAITING": proposer.states().get("WAITING", 0)} or (
+        "RUNNING" not in proposer.states()
+    )
+    assert proposer.states()["FAIL"] == 2
+    assert proposer.states()["COMPLETE"] == 1
+
+
+def test_a_resumed_sweep_continues_its_numbers_and_repeats_nothing() -> None:
+    space = load_space(find_space("blur"))
+    first = drive(make(space, 5))
+    more = drive(make(space, 9, known=first))
+    assert [record.number for record in more] == [5, 6, 7, 8]
+    assert not {record.key for record in first} & {record.key for record in more}
+    assert drive(make(space, 5, known=first)) == []
+
+
+def test_a_study_runs_its_settings_in_order() -> None:
+    records = drive(make(load_space(find_space("blackout")), 1))
+    assert [(record.anonymizer, dict(record.setting)) for record in records] == [("blackout", {})]
+
+
+def test_running_settings_are_not_proposed_again() -> None:
+    space = load_space(find_space("blur"), {"kernel_size.high": 23})
+    proposer = make(space, 10)
+    open_settings = []
+    while (proposal := proposer.ask()) is not None:
+        open_settings.append(proposal.setting["kernel_size"])
+    assert sorted(open_settings) == [11, 17, 23]
+
+
+def test_conditional_parameters_keep_their_default(tmp_path) -> None:
+    path = tmp_path / "conditional.yaml"
+    path.write_text(
+        "anonymizer: k-same\nparameters:\n  unit: {choices: [images, subjects]}\n  k: {low: 2, high: 9, when: {unit: subjects}}\n",
+        encoding="utf-8",
+    )
+    records = drive(make(load_space(path), 9))
+    assert all(record.setting["k"] == 5 for record in records if record.setting["unit"] == "images")
+    assert len({record.setting["k"] for record in records if record.setting["unit"] == "subjects"}) > 3
