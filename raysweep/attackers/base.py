@@ -1,0 +1,244 @@
+"""What an attacker is given, what it returns, and how equal faces are kept exactly equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import eigh
+
+from raysweep.errors import DataError
+from raysweep.schema import FaceTable, FloatArray, IntArray
+
+__all__ = ["AttackView", "Attacker", "Embeddings", "cosine", "lacking", "per_identity", "principal_axes"]
+
+SAME_FACE = 1e-4
+"""Embeddings (unit length) closer than this are the same image: batching and threads change the last bits, not more."""
+MISSING = -1.0
+"""Similarity with a face that could not be embedded: the lowest, and equal for everybody."""
+CONSTANT = 1e-5
+"""A feature that varies less than this (embeddings have unit length) carries nothing but rounding."""
+WITHOUT_REPEATS = "identities without repeats"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings in which equal images have exactly equal rows.
+
+    The arithmetic library gives the same image slightly different embeddings and scores depending on where it stands in a batch or matrix;
+    compared with `>` that noise would read as skill. So rows closer than `SAME_FACE` share one stored row, scores are computed between stored
+    rows only, and then looked up: equal images get bit-identical scores.
+
+    Attributes:
+        row: (U, D) float32 distinct embeddings of unit length; a face that could not be embedded is all zero.
+        index: (N,) which row each image has.
+    """
+
+    row: FloatArray
+    index: IntArray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def of(cls, embeddings: npt.NDArray[np.floating], name: str = "embeddings") -> Embeddings:
+        """Take (N, D) embeddings, of any length; they are normalised.
+
+        Raises:
+            DataError: a value is NaN or infinite (a face that cannot be embedded must be all zero).
+        """
+        table = np.asarray(embeddings, dtype=np.float32)
+        if table.ndim != 2:
+            raise DataError(f"{name}: embeddings have shape {table.shape}; wanted (faces, dimensions)")
+        bad = np.flatnonzero(~np.asarray(np.isfinite(table)).all(axis=1))
+        if len(bad):
+            raise DataError(
+                f"{name}: {len(bad)} embeddings are not finite (rows {', '.join(map(str, bad[:5].tolist()))}"
+                f"{', ...' if len(bad) > 5 else ''}); a face that cannot be embedded must be all zero"
+            )
+        length = np.linalg.norm(table, axis=1, keepdims=True)
+        unit = np.where(length > 0, table / np.where(length > 0, length, 1.0), 0.0).astype(np.float32)
+        group = _same_rows(unit)
+        _, first, index = np.unique(group, return_index=True, return_inverse=True)
+        return cls(unit[first], index.astype(np.int64))
+
+    def take(self, rows: IntArray) -> Embeddings:
+        """The same for some images."""
+        used, index = np.unique(self.index[rows], return_inverse=True)
+        return Embeddings(self.row[used], index.astype(np.int64))
+
+    @cached_property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether the face could be embedded."""
+        return np.asarray((self.row != 0).any(axis=1))[self.index]
+
+    @property
+    def images(self) -> FloatArray:
+        """(N, D) one row per image."""
+        return self.row[self.index]
+
+    def mapped(self, row: FloatArray) -> Embeddings:
+        """The same images with other stored rows (U, D'): what a transform of the rows gives, missing faces staying missing."""
+        length = np.linalg.norm(row, axis=1, keepdims=True)
+        keep = self.row.any(axis=1, keepdims=True) & (length > 1e-9)
+        return Embeddings(np.where(keep, row / np.where(keep, length, 1.0), 0.0).astype(np.float32), self.index)
+
+
+def _same_rows(unit: FloatArray) -> IntArray:
+    """(N,) a label per row, equal for rows closer than `SAME_FACE`.
+
+    Rows are projected on a few fixed directions; equal rows lie side by side in all of them. What is grouped is checked against the first of
+    its group, so two faces that only happen to project alike stay apart.
+    """
+    n, dim = unit.shape
+    label = np.zeros(n, dtype=np.int64)
+    directions = np.random.default_rng(20).standard_normal((dim, 8)) / np.sqrt(dim)
+    projected = unit.astype(np.float64) @ directions
+    for column in projected.T:
+        order = np.lexsort((column, label))
+        step = (np.diff(label[order]) != 0) | (np.diff(column[order]) > SAME_FACE / 10)
+        label[order] = np.concatenate([[0], np.cumsum(step)]) if n else label
+    if not n:
+        return label
+    _, first, index = np.unique(label, return_index=True, return_inverse=True)
+    far = np.linalg.norm(unit - unit[first][index], axis=1) > SAME_FACE
+    label[far] = n + np.flatnonzero(far)
+    return label
+
+
+def cosine(probe: Embeddings, enrol: Embeddings) -> FloatArray:
+    """(P, E) cosine similarities; `MISSING` wherever one of the two faces could not be embedded."""
+    small = probe.row @ enrol.row.T
+    small[~probe.row.any(axis=1)] = MISSING
+    small[:, ~enrol.row.any(axis=1)] = MISSING
+    return np.asarray(small[probe.index][:, enrol.index], dtype=np.float32)
+
+
+def per_identity(scores: FloatArray, enrol_class: IntArray, classes: int) -> FloatArray:
+    """Best score over each identity's enrolled images: (P, E) and (E,) -> (P, C). Every class has at least one image."""
+    order = np.argsort(enrol_class, kind="stable")
+    starts = np.searchsorted(enrol_class[order], np.arange(classes))
+    return np.asarray(np.maximum.reduceat(scores[:, order], starts, axis=1))
+
+
+@dataclass(frozen=True)
+class AttackView:
+    """What an attacker sees of one role (S or E) through one embedder.
+
+    Attributes:
+        clear, anonymized: embeddings of all N faces of the table, both sides.
+        identity: (N,) labels; an attacker may look at those of `train` and `enrol` only.
+        train: rows of role T.
+        enrol, probe: rows of this role; every probed identity is enrolled.
+        classes: (C,) enrolled identities, ascending: the columns of the scores.
+        seed: for attackers that draw.
+    """
+
+    clear: Embeddings
+    anonymized: Embeddings
+    identity: IntArray
+    train: IntArray
+    enrol: IntArray
+    probe: IntArray
+    classes: IntArray
+    seed: int = 0
+
+    @classmethod
+    def of(cls, table: FaceTable, role: str, clear: Embeddings, anonymized: Embeddings, seed: int = 0) -> AttackView:
+        """The view of one role. Faces without identity, and probes of people who are not enrolled, are left out."""
+        known = table.identity >= 0
+        enrol = table.rows(role, "enrol")
+        enrol = enrol[known[enrol]]
+        classes = np.unique(table.identity[enrol])
+        probe = table.rows(role, "probe")
+        probe = probe[np.isin(table.identity[probe], classes)]
+        train = table.rows("T")
+        return cls(clear, anonymized, table.identity, train[known[train]], enrol, probe, classes, seed)
+
+    def with_anonymized(self, anonymized: Embeddings) -> AttackView:
+        """The same people, other anonymized embeddings."""
+        return replace(self, anonymized=anonymized)
+
+    @cached_property
+    def enrol_class(self) -> IntArray:
+        """(E,) column of each enrolled image."""
+        return np.searchsorted(self.classes, self.identity[self.enrol]).astype(np.int64)
+
+    @cached_property
+    def probe_class(self) -> IntArray:
+        """(P,) true column of each probe: for the referee only."""
+        return np.searchsorted(self.classes, self.identity[self.probe]).astype(np.int64)
+
+    def problem(self) -> str:
+        """Why nobody can be identified here, or empty."""
+        if not (self.identity >= 0).any():
+            return "no identities"
+        if len(self.probe) == 0:
+            return WITHOUT_REPEATS
+        return "fewer than two identities" if len(self.classes) < 2 else ""
+
+
+@runtime_checkable
+class Attacker(Protocol):
+    """Somebody who tries to tell who a face is. Instances are stateless: whatever is learned, is learned in `scores`.
+
+    Class attributes:
+        id: short name in tables (`A0`).
+        name: long name.
+        knowledge: one line: trained on, enrolment, probes.
+        needs: of `train` (faces of role T), `repeats` (at least two enrolled images of each person).
+        reference: where the attack comes from.
+    """
+
+    id: ClassVar[str]
+    name: ClassVar[str]
+    knowledge: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    reference: ClassVar[str]
+
+    def problem(self, view: AttackView) -> str:
+        """Why this attacker cannot work on this view, or empty."""
+        ...
+
+    def scores(self, view: AttackView) -> FloatArray:
+        """(P, C), higher means more likely this person; equal embeddings must give equal rows."""
+        ...
+
+
+def lacking(needs: frozenset[str], view: AttackView) -> str:
+    """Why the needs of an attacker are not met, or empty."""
+    reason = view.problem()
+    if reason:
+        return reason
+    if "repeats" in needs and np.bincount(view.enrol_class, minlength=len(view.classes)).min() < 2:
+        return WITHOUT_REPEATS
+    if "train" in needs:
+        _, count = np.unique(view.identity[view.train], return_counts=True)
+        if (count >= 2).sum() < 2:
+            return "fewer than two people with repeats in role T to learn from"
+    return ""
+
+
+def principal_axes(
+    features: npt.NDArray[np.float64], components: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Standardise and keep the strongest directions: (D,) mean and (D, F) matrix, to be used as (rows - mean) @ matrix.
+
+    Directions below a thousandth of the strongest are dropped, and features that do not vary; F may be 0.
+    """
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(spread > CONSTANT, 1 / np.where(spread > CONSTANT, spread, 1.0), 0.0)
+    standard = (features - mean) * scale
+    n, dim = standard.shape
+    wide = n < dim
+    gram = standard @ standard.T if wide else standard.T @ standard
+    size = len(gram)
+    # The eigenvectors of the smaller Gram matrix: several times faster than a singular value decomposition.
+    power, vectors = eigh(gram, subset_by_index=[max(0, size - components), size - 1], check_finite=False)
+    kept = power > max(1e-6 * power[-1], 1e-12)
+    vectors = vectors[:, kept]
+    axes = standard.T @ (vectors / np.sqrt(power[kept])) if wide else vectors
+    return mean, scale[:, None] * axes

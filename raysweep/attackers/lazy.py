@@ -1,0 +1,33 @@
+"""A1: anonymizes its own photographs too, and compares like with like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raysweep.attackers.base import AttackView, cosine, lacking, per_identity
+from raysweep.schema import FloatArray
+
+__all__ = ["Lazy"]
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Frozen embedder, anonymized enrolment, best cosine over a person's images."""
+
+    id: ClassVar[str] = "A1"
+    name: ClassVar[str] = "lazy"
+    knowledge: ClassVar[str] = "trained on clear faces; enrolment and probes anonymized"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    reference: ClassVar[str] = (
+        "Newton, Sweeney and Malin 2005 (parrot recognition); VoicePrivacy Challenge (lazy-informed)"
+    )
+
+    def problem(self, view: AttackView) -> str:
+        """Why it cannot work here, or empty."""
+        return lacking(self.needs, view)
+
+    def scores(self, view: AttackView) -> FloatArray:
+        """(P, C) best cosine."""
+        pairs = cosine(view.anonymized.take(view.probe), view.anonymized.take(view.enrol))
+        return per_identity(pairs, view.enrol_class, len(view.classes))
