@@ -20,7 +20,6 @@ VERBS: dict[str, str] = {
     "ls": "list spaces, anonymizers, attackers, metrics, models, data, runs",
     "show": "print a search space with all settings resolved, and its hash",
     "models": "fetch or verify weights",
-    "train": "remake the small weights that come with raysweep",
     "ui": "open the MLflow UI on this machine",
     "doctor": "check this machine and this installation",
 }

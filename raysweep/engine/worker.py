@@ -42,6 +42,7 @@ class WorkerPlan:
         zoo: weights at hand for this kind of faces.
         dataset, seed, shares: how identities are given roles.
         protocol: of the referee.
+        trains: some anonymizer of the sweep is trained: what teaches it may not judge.
         batch_size: faces per forward pass.
         threads: CPU threads of this worker.
     """
@@ -52,6 +53,7 @@ class WorkerPlan:
     seed: int
     shares: Mapping[str, float] | None
     protocol: Protocol
+    trains: bool
     batch_size: int
     threads: int
 
@@ -96,6 +98,7 @@ class TrialWorker:
 
     def __init__(self, plan: WorkerPlan) -> None:
         from raysweep.models.perceptual import load_perceptual
+        from raysweep.models.teachers import teacher_entries
 
         torch.set_num_threads(plan.threads)
         self.plan = plan
@@ -106,8 +109,11 @@ class TrialWorker:
         faces = self.references.faces
         self._zoo = plan.zoo
         self._embedders = self._zoo.embedders(self.device, threads=plan.threads)
-        self._expression = self._zoo.expression_models(self.device, threads=plan.threads)
-        self._perceptual = load_perceptual(self._zoo, self.device)
+        _, expression_teacher = teacher_entries(self._zoo) if plan.trains else (None, None)
+        taught = self._zoo.lineage(expression_teacher.name) if expression_teacher is not None else frozenset()
+        self._expression = self._zoo.expression_models(self.device, threads=plan.threads, avoid=taught)
+        perceptual = load_perceptual(self._zoo, self.device)
+        self._lpips = perceptual if not isinstance(perceptual, str) else None
         self.rows = scored_rows(faces, plan.protocol)
         table = faces.table.take(self.rows)
         clear = take_measurements(self.references.clear, self.rows)
@@ -193,7 +199,7 @@ class TrialWorker:
 
     # ---------------------------------------------------------------- inside
     def _get_teachers(self) -> Teachers:
-        from raysweep.models.zoo import teachers
+        from raysweep.models.teachers import teachers
 
         if self._teachers is None:
             self._teachers = teachers(self._zoo, self.device, self.references.faces.frame)
@@ -242,8 +248,8 @@ class TrialWorker:
             mark = _lap(seconds, "express", mark, self.device)
             clear, changed = batch.image.float() / 255, image.float() / 255
             realism = {"psnr": psnr(clear, changed).cpu().numpy(), "ssim": ssim(clear, changed).cpu().numpy()}
-            if self._perceptual.metric is not None:
-                realism["lpips"] = self._perceptual.metric(clear, changed)
+            if self._lpips is not None:
+                realism["lpips"] = self._lpips(clear, changed)
             _lap(seconds, "realism", mark, self.device)
         return Measurements(embeddings, probabilities, realism)
 
