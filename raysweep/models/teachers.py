@@ -12,18 +12,26 @@ if TYPE_CHECKING:
     import torch
 
     from raysweep.models.base import Embedder, ExpressionModel
+    from raysweep.models.entry import Task
     from raysweep.models.zoo import Found, Zoo
     from raysweep.schema import Frame
 
 __all__ = ["check_lineage", "judges", "teacher_entries", "teachers"]
 
+TASKS: tuple[Task, Task] = ("embedder", "expression")
+
 
 def teacher_entries(zoo: Zoo) -> tuple[Found | None, Found | None]:
-    """The weights that would teach identity and expression: torch networks, those kept for teaching before those that may judge too."""
+    """The weights that would teach identity and expression, None where there are none that may.
 
-    def first(task: str) -> Found | None:
-        usable = [item for item in zoo.of(task) if item.entry.differentiable and item.entry.role != "judge"]  # type: ignore[arg-type]
-        return min(usable, key=lambda item: item.entry.role != "teacher", default=None)
+    A teacher is a torch network; those kept for teaching come first. It must leave a judge of no common descent, if there is any
+    judge at all: measuring goes before teaching.
+    """
+
+    def first(task: Task) -> Found | None:
+        usable = [item for item in zoo.of(task) if item.entry.differentiable and item.entry.role != "judge"]
+        free = [item for item in usable if not zoo.judges(task) or zoo.judges(task, zoo.lineage(item.name))]
+        return min(free, key=lambda item: item.entry.role != "teacher", default=None)
 
     return first("embedder"), first("expression")
 
@@ -41,20 +49,27 @@ def teachers(
 
     Returns:
         Callables that are None where no torch network is at hand, and the lineage that the judges must avoid.
+
+    Raises:
+        ModelError: the zoo has judges that share weights with these teachers (it was not taken with `reserve=True`).
     """
     from raysweep.models.embedders import TorchEmbedder
     from raysweep.models.expression import TorchExpression
 
     who, how = teacher_entries(zoo)
-    lineage: frozenset[str] = frozenset()
-    embed = classify = None
-    if identity and who is not None:
-        embed = TorchEmbedder(who, device).differentiable(frame)
-        lineage |= zoo.lineage(who.name)
-    if expression and how is not None:
-        classify = TorchExpression(how, device).differentiable(frame)
-        lineage |= zoo.lineage(how.name)
-    return Teachers(embed, classify, lineage)
+    who, how = (who if identity else None), (how if expression else None)
+    lineage = frozenset[str]().union(*(zoo.lineage(item.name) for item in (who, how) if item is not None))
+    for task in TASKS:
+        partial = [item.name for item in zoo.judges(task) if zoo.lineage(item.name) & lineage]
+        if partial:
+            raise ModelError(
+                f"{', '.join(partial)} would judge what {', '.join(sorted(lineage))} taught; take the zoo from for_data(..., reserve=True)"
+            )
+    return Teachers(
+        None if who is None else TorchEmbedder(who, device).differentiable(frame),
+        None if how is None else TorchExpression(how, device).differentiable(frame),
+        lineage,
+    )
 
 
 def judges(zoo: Zoo, teaching: Teachers) -> tuple[list[Found], list[Found]]:
@@ -64,7 +79,7 @@ def judges(zoo: Zoo, teaching: Teachers) -> tuple[list[Found], list[Found]]:
         ModelError: there were judges, but all of them share weights with the teachers.
     """
     chosen = []
-    for task in ("embedder", "expression"):
+    for task in TASKS:
         free = zoo.judges(task, teaching.lineage)
         barred = zoo.judges(task)
         if barred and not free:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,24 @@ from typing import TYPE_CHECKING, Any
 from raysweep.errors import ModelError, nearest
 from raysweep.models.entry import Entry, Task, catalogue, read_entries
 from raysweep.models.loading import file_digest
+from raysweep.models.teachers import check_lineage, judges, teacher_entries, teachers
 
 if TYPE_CHECKING:
     import torch
 
     from raysweep.models.base import Embedder, ExpressionModel
 
-__all__ = ["ASSETS", "CHECKSUMS", "Found", "Zoo", "open_zoo", "weights_folder"]
+__all__ = [
+    "ASSETS",
+    "CHECKSUMS",
+    "Found",
+    "Zoo",
+    "check_lineage",
+    "judges",
+    "open_zoo",
+    "teachers",
+    "weights_folder",
+]
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CHECKSUMS = "checksums.json"
@@ -73,6 +84,7 @@ class Zoo:
         found: what is at hand, by name.
         unknown: weight files that no entry describes; never used.
         synthetic: True or False once `for_data` restricted it to one kind of faces, else None.
+        reserved: lineage of the networks kept for teaching; what shares it does not judge.
     """
 
     source: Path
@@ -80,11 +92,12 @@ class Zoo:
     found: dict[str, Found]
     unknown: tuple[Path, ...] = ()
     synthetic: bool | None = None
+    reserved: frozenset[str] = frozenset()
     names: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Callable[..., Zoo], tuple[Any, ...]]:
         digests = {name: item.sha256 for name, item in self.found.items()}
-        return _reopen, (str(self.source), self.names, self.synthetic, digests)
+        return _reopen, (str(self.source), self.names, self.synthetic, self.reserved, digests)
 
     # ------------------------------------------------------------------ what is there
 
@@ -128,7 +141,7 @@ class Zoo:
         Raises:
             ModelError: there are none; says what to put where.
         """
-        usable = [item for item in self.of(task) if item.entry.role != "teacher"]
+        usable = self.judges(task)
         if usable:
             return usable[0]
         raise ModelError(self._missing(task))
@@ -195,14 +208,18 @@ class Zoo:
         """
         kept = {self.get(name).name for name in names}
         found = {name: item for name, item in self.found.items() if name in kept}
-        return Zoo(self.source, self.entries, found, self.unknown, self.synthetic, tuple(sorted(found)))
+        return replace(self, found=found, names=tuple(sorted(found)))
 
-    def for_data(self, synthetic: bool, needs: Sequence[Task] = ("embedder", "expression")) -> Zoo:
+    def for_data(
+        self, synthetic: bool, needs: Sequence[Task] = ("embedder", "expression"), reserve: bool = True
+    ) -> Zoo:
         """The weights that may be used with drawn faces, or with photographs. Never the ones for the others.
 
         Args:
             synthetic: drawn, not photographed.
             needs: tasks that must have weights; `("detector",)` to prepare photographs, `()` to ask for nothing.
+            reserve: set the teachers of loss terms aside as long as another judge remains, so that every anonymizer, trained or
+                not, has the same judges. False when nothing will be trained: all may judge.
 
         Raises:
             ModelError: a needed task has none; says what to put where.
@@ -214,8 +231,15 @@ class Zoo:
             for name, item in self.found.items()
             if item.entry.builtin == synthetic or (synthetic and item.entry.task in neutral)
         }
-        zoo = Zoo(self.source, self.entries, kept, self.unknown, synthetic, tuple(sorted(kept)))
-        problems = [zoo._missing(task) for task in needs if not [x for x in zoo.of(task) if x.entry.role != "teacher"]]
+        zoo = Zoo(self.source, self.entries, kept, self.unknown, synthetic, names=tuple(sorted(kept)))
+        if reserve:
+            lineages = [zoo.lineage(item.name) for item in teacher_entries(zoo) if item is not None]
+            zoo = replace(zoo, reserved=frozenset().union(*lineages))
+        problems = [
+            zoo._missing(task)
+            for task in needs
+            if not (zoo.judges(task) if task in ("embedder", "expression") else zoo.of(task))
+        ]
         if problems:
             raise ModelError("\n".join(problems))
         return zoo
@@ -223,12 +247,9 @@ class Zoo:
     # ------------------------------------------------------------------ make models
 
     def judges(self, task: Task, avoid: Collection[str] = ()) -> list[Found]:
-        """Weights at hand that may judge: not kept for teaching, and of no common descent with `avoid` (a teacher's lineage)."""
-        return [
-            item
-            for item in self.of(task)
-            if item.entry.role != "teacher" and not self.lineage(item.name) & frozenset(avoid)
-        ]
+        """Weights at hand that may judge: not kept for teaching, of no common descent with `reserved` or `avoid`."""
+        barred = self.reserved | frozenset(avoid)
+        return [item for item in self.of(task) if item.entry.role != "teacher" and not self.lineage(item.name) & barred]
 
     def embedders(
         self, device: str | torch.device = "cpu", threads: int | None = 1, avoid: Collection[str] = ()
@@ -257,7 +278,13 @@ class Zoo:
         ]
 
 
-def _reopen(source: str, names: tuple[str, ...] | None, synthetic: bool | None, digests: dict[str, str]) -> Zoo:
+def _reopen(
+    source: str,
+    names: tuple[str, ...] | None,
+    synthetic: bool | None,
+    reserved: frozenset[str],
+    digests: dict[str, str],
+) -> Zoo:
     """Open again what was pickled, perhaps on another machine.
 
     Raises:
@@ -275,7 +302,7 @@ def _reopen(source: str, names: tuple[str, ...] | None, synthetic: bool | None, 
                 f"model {name!r} differs on this machine: {here.path} has sha256 {here.sha256}, the driver has {digest}"
             )
     found = {name: zoo.found[name] for name in zoo.found if name in digests}
-    return Zoo(zoo.source, zoo.entries, found, zoo.unknown, synthetic, names)
+    return Zoo(zoo.source, zoo.entries, found, zoo.unknown, synthetic, reserved, names)
 
 
 def open_zoo(models: str | Path | None = None, missing_ok: bool = False) -> Zoo:
