@@ -256,6 +256,7 @@ def tune(
         RaysweepError: before any trial, when data, models or settings cannot do.
     """
     run, space = config.run, config.space
+    protocol_of(run).make_attackers()
     name = config.data or "synthetic"
     info = SweepInfo(
         name=space.name,

@@ -58,9 +58,9 @@ def _list(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[st
             rows.append((entry.name, entry.origin, ", ".join(method.parameters) or "none", method.reference))
         return ("name", "origin", "parameters", "reference"), rows
     if arguments.what == "attackers":
-        from raysweep.attackers.base import ATTACKERS
+        from raysweep.attackers import ATTACKERS, attacker
 
-        return ("id", "name", "knowledge"), [(key, item.name, item.knowledge) for key, item in ATTACKERS.items()]
+        return ("id", "name", "knowledge"), [(key, attacker(key).name, attacker(key).knowledge) for key in ATTACKERS]
     if arguments.what == "metrics":
         from raysweep.metrics.catalogue import METRICS
 

@@ -11,9 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("action", choices=("fetch", "verify"), help="download weights, or check those at hand")
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch (see `raysweep ls models`)")
-    parser.add_argument("--models", metavar="DIR", help="folder of weights (default: RAYSWEEP_MODELS or the user's data folder)")
     parser.add_argument(
-        "--accept-licence", action="store_true", help="you have read the licence of weights for non-commercial use only and keep to it"
+        "--models", metavar="DIR", help="folder of weights (default: RAYSWEEP_MODELS or the user's data folder)"
+    )
+    parser.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="you have read the licence of weights for non-commercial use only and keep to it",
     )
 
 

@@ -297,7 +297,8 @@ def _lap(seconds: dict[str, float], stage: str, since: float, device: torch.devi
 
 def scored_rows(faces: AlignedFaces, protocol: Protocol) -> IntArray:
     """Rows that a trial anonymizes: S and E, and T when an attacker of the protocol trains on it."""
-    roles = ["S", "E", *(["T"] if protocol.trains_on_t else [])]
+    trains = any("train" in attacker.needs for attacker in protocol.make_attackers())
+    roles = ["S", "E", *(["T"] if trains else [])]
     return np.sort(np.concatenate([faces.table.rows(role) for role in roles]))
 
 
