@@ -138,11 +138,11 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _run_keys() -> list[str]:
-    keys = []
-    for name, item in RunSettings.model_fields.items():
-        nested = {"frame": FrameSettings, "roles": RolesSettings}.get(name)
-        keys.extend([name] if nested is None else [f"{name}.{part}" for part in nested.model_fields])
-        del item
+    """Every run setting as it is written on the command line."""
+    nested: dict[str, type[BaseModel]] = {"frame": FrameSettings, "roles": RolesSettings}
+    keys: list[str] = []
+    for name in RunSettings.model_fields:
+        keys += [f"{name}.{part}" for part in nested[name].model_fields] if name in nested else [name]
     return keys
 
 

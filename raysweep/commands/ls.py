@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 EXAMPLES = (
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _list(arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     if arguments.what == "spaces":
         from raysweep.search.space import load_yaml, shipped_spaces
 
@@ -90,7 +91,7 @@ def _list(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[st
     return _list_runs(arguments)
 
 
-def _list_runs(arguments: argparse.Namespace) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _list_runs(arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     from raysweep.commands.common import runs_folder
     from raysweep.engine.ledger import read_ledger
     from raysweep.tracking.info import SweepInfo

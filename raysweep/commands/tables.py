@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluation_tables", "faces_table", "plain_table"]
 
 
-def plain_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table without lines; every cell is shown as it is, never read as markup."""
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:

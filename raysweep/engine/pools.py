@@ -197,7 +197,7 @@ class RayPool(RayPoolClient):
     def __init__(self, plan: WorkerPlan, workers: int, gpus: float) -> None:
         import ray
 
-        actor = ray.remote(_WorkerActor).options(  # type: ignore[call-overload]
+        actor = ray.remote(_WorkerActor).options(
             num_cpus=1 if not gpus else 0.5,
             num_gpus=gpus / workers if gpus else 0,
             max_restarts=-1,
@@ -206,7 +206,7 @@ class RayPool(RayPoolClient):
         )
         self._workers = [actor.remote(plan) for _ in range(workers)]
         dispatcher = (
-            ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000).remote(self._workers)  # type: ignore[call-overload]
+            ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000).remote(self._workers)
         )
         super().__init__(dispatcher, workers)
 

@@ -85,7 +85,7 @@ def _trial(
     tune.report({**values, "record": record.to_dict()})
 
 
-class _ProposerSearch(Searcher):
+class _ProposerSearch(Searcher):  # type: ignore[misc]
     """Tune's view of a `Proposer`; keeps nothing on disk."""
 
     def __init__(
@@ -106,10 +106,10 @@ class _ProposerSearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next task, or that there are no more."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            return self.FINISHED
+            return str(self.FINISHED)
         proposal = self._proposer.ask()
         if proposal is None:
-            return self.FINISHED
+            return str(self.FINISHED)
         task = self._make_task(proposal)
         self._tasks[trial_id] = task
         self._on_start(task)
@@ -148,7 +148,7 @@ class _ProposerSearch(Searcher):
         """Nothing, see `save`."""
 
 
-class _Recorder(Callback):
+class _Recorder(Callback):  # type: ignore[misc]
     """Hands each report to the searcher at once; Tune itself tells it only when the trial's actor is released."""
 
     def __init__(self, searcher: _ProposerSearch) -> None:
