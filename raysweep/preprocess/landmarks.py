@@ -19,6 +19,7 @@ from raysweep.preprocess.sessions import CPU, open_session
 from raysweep.schema import ARCFACE_POINTS, ByteArray, FloatArray
 
 __all__ = [
+    "MEDIAPIPE",
     "LandmarkModel",
     "MediaPipeLandmarks",
     "OnnxLandmarks",
@@ -28,6 +29,9 @@ __all__ = [
 
 TEMPLATE_BOX = ((58.6, 63.7), (81.0, 112.0))
 """Centre and size of a detector's box in the ArcFace template: median of SCRFD-500m and SCRFD-2.5g over LFW and CelebA (YuNet: within 6 %)."""
+
+MEDIAPIPE = "mediapipe"
+"""In place of a file: the face mesh that comes with the package."""
 
 MEDIAPIPE_HELP = (
     "478 landmarks need MediaPipe with the legacy face mesh: install the extra with "
@@ -147,7 +151,7 @@ def open_landmarks(source: Path | str, providers: Sequence[str] = CPU, threads: 
     Raises:
         ModelError: says what is missing and what to install.
     """
-    return MediaPipeLandmarks() if str(source) == "mediapipe" else OnnxLandmarks(Path(source), providers, threads)
+    return MediaPipeLandmarks() if str(source) == MEDIAPIPE else OnnxLandmarks(Path(source), providers, threads)
 
 
 def _square(box: npt.NDArray[np.float64], stretch: float, side: int) -> npt.NDArray[np.float64]:

@@ -1,0 +1,156 @@
+"""One Ray session: quiet, authenticated, without telemetry, bounded; and never another one's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raysweep.errors import RaysweepError
+
+__all__ = ["SessionError", "object_store_bytes", "secure_token", "start_ray"]
+
+MAX_OBJECT_STORE = 4 * 2**30
+MIN_OBJECT_STORE = 256 * 2**20
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    # Ray Data 2.60 prints an error of no consequence for every actor pool (ray issue 53727); failures come as exceptions.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+class SessionError(RaysweepError):
+    """Ray cannot be started or reached."""
+
+
+@contextmanager
+def start_ray(cpus: int | None = None, address: str | None = None, *, log_to_driver: bool = False) -> Iterator[None]:
+    """Start a local Ray or join a cluster; end at the end what was started here, and nothing else.
+
+    When Ray runs in this process already, it is used as it is and left as it is. Telemetry is off (set before Ray is imported), the
+    dashboard of a local Ray is not started, its ports ask for a token, and its token file is readable by its owner only.
+
+    Args:
+        cpus: of a local Ray; None for all.
+        address: of a running cluster (`auto`, `host:port`, `ray://...`); None starts a local Ray beside whatever else runs.
+        log_to_driver: show what workers print.
+
+    Raises:
+        SessionError: says what to do.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    has_token = secure_token(create=address is None)
+    if address is not None and has_token and "RAY_AUTH_MODE" not in os.environ:
+        _use_token()
+    import ray
+
+    if ray.is_initialized():
+        _quiet_data()
+        yield
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if address is None:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=object_store_bytes(),
+                    log_to_driver=log_to_driver,
+                    logging_level=logging.ERROR,
+                )
+            else:
+                ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError, its own and gRPC's
+        raise SessionError(_advice(address, error)) from error
+    try:
+        _quiet_data()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def object_store_bytes() -> int:
+    """Size of a local object store: a quarter of the memory and at most 4 GiB, less where /dev/shm is smaller.
+
+    The stages stream, so that a larger one would only hold more batches in flight.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = min(MAX_OBJECT_STORE, memory // 4)
+    shared = Path("/dev/shm")  # noqa: S108 - where Ray keeps it, not a temporary file of ours
+    if shared.is_dir():
+        free = int(shutil.disk_usage(shared).free * 0.9)
+        if free >= MIN_OBJECT_STORE:  # below that Ray uses a file in its session folder
+            size = min(size, free)
+    return max(size, MIN_OBJECT_STORE)
+
+
+def secure_token(*, create: bool, home: Path | None = None) -> bool:
+    """Make Ray's token file readable by its owner only, and write one when there is none (Ray itself would, with mode 644).
+
+    Args:
+        create: write a new token where there is none.
+        home: holds `.ray/auth_token`; the user's when None.
+
+    Returns:
+        Whether there is a token, in the file or in Ray's environment variables.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(given) if given else (home or Path.home()) / ".ray" / "auth_token"
+    try:
+        if path.is_file():
+            if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
+                path.chmod(0o600)
+            return True
+        if not create or given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        return True  # of another process that starts at this moment
+    except OSError as error:
+        raise SessionError(
+            f"{path}: the token of Ray's authentication cannot be kept there ({error.strerror})"
+        ) from error
+    return True
+
+
+def _use_token() -> None:
+    """Ray answers a token to a cluster only when told so before it is configured."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if "ray" in sys.modules:
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")  # as Ray does itself after it set the variable
+
+
+def _quiet_data() -> None:
+    """Ray Data of this process: no bars, no plan on screen, and pools that may take their time to load models."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _advice(address: str | None, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if address is None:
+        return f"Ray cannot be started on this machine: {reason}"
+    return f"no Ray cluster can be joined at {address!r}: {reason}. Is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"

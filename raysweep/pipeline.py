@@ -1,0 +1,325 @@
+"""READ FIRST: the passes over a whole data set with Ray Data, top to bottom.
+
+`prepare`: Parquet shards -> slices of rows -> actor pools (decode, find, align, landmarks, mask; embed and classify) -> reference store.
+
+    shard files --- slices of 128 rows ---> [ CropRows x workers ] ---> [ MeasureCrops x GPUs ] ---> driver: ReferenceWriter
+                                            \\___ without a GPU one fused actor: PrepareRows ___/
+
+A slice goes in, one block of columns comes out. Nothing depends on order: rows carry their `face_id`, the writer puts them where
+they belong, and refuses to end unless every row came back once, as a face or with a reason. The actors only hold models; the
+work is in pure functions (`preprocess.rows`, `preprocess.measure`), which `prepare_local` calls in this process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from raysweep.engine.references import ReferenceStore, ReferenceWriter, RowLabels
+from raysweep.errors import DataError, RaysweepError, StoreError
+from raysweep.preprocess.rows import Columns, Recipe, crop_rows, recipe_for
+from raysweep.preprocess.tools import open_tools
+from raysweep.schema import Frame
+
+if TYPE_CHECKING:
+    from raysweep.models.zoo import Zoo
+
+__all__ = [
+    "CropRows",
+    "MeasureCrops",
+    "PrepareRows",
+    "PrepareSummary",
+    "Shards",
+    "prepare",
+    "prepare_local",
+    "read_slice",
+]
+
+ROWS_PER_SLICE = 128
+"""Rows of one work item: some MB of crops, some seconds of detection; the last items still spread evenly over the actors."""
+
+Progress = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+
+class Shards(Protocol):
+    """What is asked of a `data.shards.ShardSet`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def synthetic(self) -> bool: ...  # noqa: D102
+    @property
+    def licence(self) -> str: ...  # noqa: D102
+    @property
+    def paths(self) -> list[str]: ...  # noqa: D102
+    @property
+    def repeats(self) -> Mapping[str, str]: ...  # noqa: D102
+    def digest(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What became of the rows: `rows_in == faces + quarantined`, always.
+
+    Attributes:
+        store: where the faces are.
+        rows_in, faces, quarantined: counts of rows.
+        reasons: quarantined rows by reason.
+        notes: faces about which something else was noted.
+        seconds: of this call.
+        reused: the store was there; nothing was done.
+    """
+
+    store: ReferenceStore
+    rows_in: int
+    faces: int
+    quarantined: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    notes: int = 0
+    seconds: float = 0.0
+    reused: bool = False
+
+
+# --------------------------------------------------------------------- the pass
+def prepare(
+    shards: Shards,
+    zoo: Zoo,
+    frame: Frame,
+    store: ReferenceStore,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> PrepareSummary:
+    """Prepare a data set with Ray Data (Ray must run, see `engine.session.start_ray`); at once when the store is there.
+
+    Args:
+        shards: the data set.
+        zoo: models for this kind of faces (`Zoo.for_data`).
+        frame: of the crops.
+        store: target, `ReferenceStore.at(shards, frame, zoo)`.
+        workers: actors that crop (without a GPU: that do everything); None for one per CPU of the cluster.
+        progress: told of every block.
+
+    Raises:
+        DataError: a shard cannot be read, or not one face can be used.
+        ModelError: a model is missing or not what it should be.
+        StoreError: the store cannot be written.
+    """
+
+    def blocks(recipe: Recipe, slices: list[dict[str, Any]]) -> Iterator[Columns]:
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        resources = ray.cluster_resources()
+        cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+        count = max(1, min(workers or cpus, cpus, len(slices)))
+        share = max(1, cpus // count)
+        crop: dict[str, Any] = {"zoo": zoo, "recipe": recipe, "threads": share}
+        # One block per slice, else a single actor would get them all; batch_size=1 is one slice.
+        data = ray.data.from_items(slices, override_num_blocks=len(slices))
+        pool: dict[str, Any] = {"batch_size": 1, "num_cpus": share, "compute": ActorPoolStrategy(size=count)}
+        if gpus == 0:
+            data = data.map_batches(PrepareRows, fn_constructor_kwargs=crop, **pool)
+        else:
+            if count == cpus and count > 1:  # leave a CPU to the actors that feed the GPUs
+                pool["compute"] = ActorPoolStrategy(size=count - 1)
+            data = data.map_batches(CropRows, fn_constructor_kwargs=crop, **pool)
+            measure: dict[str, Any] = {"zoo": zoo, "frame": frame, "device": "cuda", "threads": 1}
+            data = data.map_batches(
+                MeasureCrops,
+                fn_constructor_kwargs=measure,
+                batch_size=None,
+                num_cpus=0.5,
+                num_gpus=1,
+                compute=ActorPoolStrategy(size=gpus),
+            )
+        try:
+            yield from data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+        except Exception as error:  # Ray wraps what an actor raised in classes of its own
+            raise _cause(error) from error
+
+    return _prepare(shards, zoo, frame, store, blocks, progress)
+
+
+def prepare_local(
+    shards: Shards, zoo: Zoo, frame: Frame, store: ReferenceStore, *, threads: int = 1, progress: Progress | None = None
+) -> PrepareSummary:
+    """The same in this process, without Ray; arguments and errors as in `prepare`."""
+
+    def blocks(recipe: Recipe, slices: list[dict[str, Any]]) -> Iterator[Columns]:
+        actor = PrepareRows(zoo, recipe, threads)
+        for item in slices:
+            yield actor({name: np.array([value]) for name, value in item.items()})
+
+    return _prepare(shards, zoo, frame, store, blocks, progress)
+
+
+def _prepare(
+    shards: Shards,
+    zoo: Zoo,
+    frame: Frame,
+    store: ReferenceStore,
+    blocks: Callable[[Recipe, list[dict[str, Any]]], Iterator[Columns]],
+    progress: Progress | None,
+) -> PrepareSummary:
+    """What both ways share: plan, write what comes, count."""
+    started = time.perf_counter()
+    if store.exists():
+        return _summary(store, started, reused=True)
+    labels, slices = _plan(shards.paths)
+    recipe = recipe_for(_first_row(shards.paths), frame, open_tools(zoo), models=not shards.synthetic)
+    about = {
+        "name": shards.name,
+        "licence": shards.licence,
+        "repeats": dict(shards.repeats),
+        "landmarks": recipe.landmarks,
+        "mask": recipe.mask,
+    }
+    with store.writing(labels, frame, synthetic=shards.synthetic, about=about) as writer:
+        if writer is not None:
+            _write_all(writer, blocks(recipe, slices), len(labels.face_id), progress)
+    return _summary(store, started, reused=writer is None)
+
+
+def _write_all(writer: ReferenceWriter, blocks: Iterator[Columns], total: int, progress: Progress | None) -> None:
+    if progress:
+        progress(0, total)
+    for columns in blocks:
+        writer.add(columns)
+        if progress:
+            progress(writer.done, total)
+
+
+def _summary(store: ReferenceStore, started: float, *, reused: bool) -> PrepareSummary:
+    manifest = store.manifest()
+    counts = (manifest["rows_in"], manifest["rows"], manifest["quarantined"])
+    if counts[0] != counts[1] + counts[2]:
+        raise StoreError(
+            f"{store.folder}: {counts[0]} rows in, {counts[1]} faces, {counts[2]} quarantined do not add up"
+        )
+    return PrepareSummary(
+        store, *counts, manifest["reasons"], manifest["notes"], time.perf_counter() - started, reused=reused
+    )
+
+
+# --------------------------------------------------------------------- reading
+def _plan(paths: list[str]) -> tuple[RowLabels, list[dict[str, Any]]]:
+    """Labels of all rows and the work items; opens every footer, since Ray would fail on a damaged one in the middle."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {name: [] for name in RowLabels.__dataclass_fields__}
+    slices = []
+    for path in paths:
+        try:
+            table = pq.read_table(path, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: not a readable shard ({error}); remove the folder and prepare again") from error
+        for name, values in table.to_pydict().items():
+            columns[name].extend(values)
+        for start in range(0, table.num_rows, ROWS_PER_SLICE):
+            slices.append({"path": path, "start": start, "rows": min(ROWS_PER_SLICE, table.num_rows - start)})
+    if not slices:
+        raise DataError("no faces: the shards have no rows")
+    return RowLabels(**columns), slices
+
+
+def _first_row(paths: list[str]) -> dict[str, Any]:
+    for path in paths:
+        rows = read_slice(path, 0, 1)
+        if rows:
+            return rows[0]
+    raise DataError("no faces: the shards have no rows")
+
+
+def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
+    """Some consecutive rows of a shard, `face_schema` as dictionaries; only the row groups they lie in are read.
+
+    Raises:
+        DataError: the file cannot be read there.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                low, high = max(start - first, 0), min(start + rows - first, size)
+                if low < high:
+                    found += file.read_row_group(group).slice(low, high - low).to_pylist()
+                first += size
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}, rows {start} to {start + rows}: cannot be read ({error})") from error
+    return found
+
+
+# --------------------------------------------------------------------- actors: models, and a call
+class CropRows:
+    """Work item -> columns of `crop_rows`."""
+
+    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
+        _limit_threads(threads)
+        self._recipe, self._tools = recipe, open_tools(zoo, "cpu", threads)
+
+    def __call__(self, item: Mapping[str, Any]) -> Columns:
+        """One work item, as arrays of length 1."""
+        rows = read_slice(str(item["path"][0]), int(item["start"][0]), int(item["rows"][0]))
+        return crop_rows(rows, self._recipe, self._tools)
+
+
+class MeasureCrops:
+    """Columns of `crop_rows` -> the same and the models' answers."""
+
+    def __init__(self, zoo: Zoo, frame: Frame, device: str, threads: int) -> None:
+        _limit_threads(threads)
+        self._frame, self._device = frame, device
+        self._embedders = zoo.embedders(device, threads=threads)
+        self._expression = zoo.expression_models(device, threads=threads)
+
+    def __call__(self, columns: Columns) -> Columns:
+        """One block."""
+        from raysweep.preprocess.measure import measure_columns
+
+        return measure_columns(columns, self._frame, self._embedders, self._expression, self._device)
+
+
+class PrepareRows:
+    """Both in one actor: on a machine without a GPU a second pool would only cost its start and copies of the pixels."""
+
+    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
+        self._crop = CropRows(zoo, recipe, threads)
+        self._measure = MeasureCrops(zoo, recipe.frame, "cpu", threads)
+
+    def __call__(self, item: Mapping[str, Any]) -> Columns:
+        """One work item, as arrays of length 1."""
+        return self._measure(self._crop(item))
+
+
+def _limit_threads(threads: int) -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Our own error inside what Ray made of it, else the error itself."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        if isinstance(current, RaysweepError):
+            # Ray raises a class that inherits from ours and from its own, with a stack trace as its text.
+            inner = getattr(current, "cause", None)
+            return inner if isinstance(inner, RaysweepError) else current
+        seen.append(current)
+        current = getattr(current, "cause", None) or current.__cause__
+    return error
