@@ -29,6 +29,7 @@ BUILT_IN: dict[str, str] = {
     "blackout": "raysweep.anonymizers.blackout:Blackout",
     "blur": "raysweep.anonymizers.blur:GaussianBlur",
     "ganonymization": "raysweep.anonymizers.ganonymization.anonymizer:GANonymization",
+    "identity": "raysweep.anonymizers.identity:Identity",
     "k-same": "raysweep.anonymizers.ksame:KSame",
     "pixelate": "raysweep.anonymizers.pixelate:Pixelate",
 }
