@@ -15,12 +15,14 @@ import numpy as np
 
 from raysweep.data.files import ADAPTER_VERSION, blank_row, files_digest, read_text
 from raysweep.errors import DataError
-from raysweep.schema import EXPRESSIONS
+from raysweep.schema import EXPRESSIONS, ByteArray
 
 __all__ = ["FER2013", "LICENCE", "SIDE", "is_fer2013_csv"]
 
 SIDE = 48
 LICENCE = "FER-2013, ICML 2013 challenge: no licence stated; research use"
+
+_GREY = {str(value): value for value in range(256)}  # a look-up is several times faster than int() and as strict
 
 
 def is_fer2013_csv(path: Path) -> bool:
@@ -100,11 +102,9 @@ class FER2013:
             raise DataError(f"{self.path}, line {reader.line_num}: not a CSV file ({error})") from error
 
 
-def _pixels(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
+def _pixels(text: str) -> ByteArray | None:
     try:
-        values = np.array(text.split(), dtype=np.int64)
-    except (ValueError, OverflowError):
+        values = bytes(map(_GREY.__getitem__, text.split()))
+    except KeyError:
         return None
-    if len(values) != SIDE * SIDE or values.min() < 0 or values.max() > 255:
-        return None
-    return values.astype(np.uint8)
+    return np.frombuffer(values, dtype=np.uint8) if len(values) == SIDE * SIDE else None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,3 +238,29 @@ def test_synthetic_faces_as_shards(tmp_path: Path) -> None:
     assert written.synthetic
     assert len(written.identities) == 4
     assert sum(written.expressions.values()) == 28
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from raysweep.data.shards import write_shards
+from raysweep.data.source import open_source
+
+class Deadly:
+    def __init__(self, inner): self.inner = inner
+    def __getattr__(self, name): return getattr(self.inner, name)
+    def rows(self):
+        for number, row in enumerate(self.inner.rows()):
+            if number == 5: os.kill(os.getpid(), signal.SIGKILL)
+            yield row
+
+write_shards(Deadly(open_source("synthetic:identities=2,images_per_identity=7,size=48")), sys.argv[1], rows_per_shard=2)
+"""
+    target = tmp_path / "set"
+    ended = subprocess.run([sys.executable, "-c", program, str(target)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert len(list(tmp_path.glob(".set.writing-*/*.parquet"))) == 2
+    written = write_shards(open_source("synthetic:identities=2,images_per_identity=7,size=48"), target)
+    assert len(written) == 14
+    assert leftovers(tmp_path) == ["set"]

@@ -243,6 +243,7 @@ def test_synthetic_with_options() -> None:
 def fer_csv(path: Path, header: str = "emotion,pixels,Usage") -> Path:
     pixels = " ".join(str(number % 256) for number in range(48 * 48))
     lines = [f"3,{pixels},Training", f"6,{pixels},PublicTest", "0,1 2 3,PrivateTest", f"9,{pixels},Training"]
+    lines += [f"0,{pixels[:-3]}256,Training", f"0,{pixels[:-3]} -1,Training", f"0,{pixels[:-3]} x,Training"]
     if header.startswith("emotion, Usage"):
         lines = [",".join((line.split(",")[0], line.split(",")[2], line.split(",")[1])) for line in lines]
     path.write_text("\n".join([header, *lines, ""]))
@@ -256,14 +257,15 @@ def test_fer2013_csv(tmp_path: Path, header: str) -> None:
         source = open_source(str(where))
         assert (source.kind, source.name) == ("fer2013", "fer2013")
     rows = rows_of(source)
-    assert column(rows, "face_id") == ["000000", "000001", "000002", "000003"]
-    assert column(rows, "expression") == ["happy", "neutral", "angry", None]
-    assert column(rows, "identity") == [None] * 4
+    assert column(rows, "face_id") == [f"{number:06d}" for number in range(7)]
+    assert column(rows, "expression") == ["happy", "neutral", "angry", None, "angry", "angry", "angry"]
+    assert set(column(rows, "identity")) == {None}
     assert json.loads(str(rows[1]["attributes"])) == {"usage": "PublicTest"}
     image = decode(rows[0]["image"], "raw", 48, 48)  # type: ignore[arg-type]
     np.testing.assert_array_equal(image[..., 1].ravel(), np.arange(48 * 48) % 256)
-    assert rows[2]["image"] == b""
-    assert "problem" in str(rows[2]["attributes"])
+    for row in (rows[2], *rows[4:]):
+        assert row["image"] == b""
+        assert "problem" in str(row["attributes"])
     assert "emotion '9'" in str(rows[3]["attributes"])
 
 
