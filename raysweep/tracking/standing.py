@@ -1,0 +1,107 @@
+"""Where a sweep stands: which trials count, which of them are on the front, the knee, the hypervolume so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysweep.engine.record import TrialRecord
+from raysweep.metrics.front import hypervolume, knee, nondominated
+from raysweep.schema import FloatArray
+from raysweep.tracking.info import SweepInfo
+
+__all__ = ["Standing", "TracePoint", "standing", "trace", "varying"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The state of a sweep.
+
+    Attributes:
+        trials: every proposed trial, the last record of each key, by number; controls apart.
+        controls: control rows.
+        ranked: trials that may stand on the front.
+        front: those that do, most private first.
+        knee: the balanced point of the front, None when there is no front.
+        hypervolume: of the front, reference (0, 0).
+    """
+
+    trials: tuple[TrialRecord, ...]
+    controls: tuple[TrialRecord, ...]
+    ranked: tuple[TrialRecord, ...]
+    front: tuple[TrialRecord, ...]
+    knee: TrialRecord | None
+    hypervolume: float
+
+    @property
+    def front_keys(self) -> frozenset[str]:
+        """Keys of the trials on the front."""
+        return frozenset(record.key for record in self.front)
+
+
+@dataclass(frozen=True)
+class TracePoint:
+    """The front after the first `step` finished trials.
+
+    Attributes:
+        step: number of finished trials, from 1.
+        hypervolume: of the front until then.
+        front_size: how many trials on it.
+        ended_at: when the trial of this step ended, seconds since the epoch.
+    """
+
+    step: int
+    hypervolume: float
+    front_size: int
+    ended_at: float
+
+
+def standing(records: Iterable[TrialRecord], info: SweepInfo) -> Standing:
+    """Sort out the records of a sweep; with several of one key the last one counts."""
+    latest = sorted({record.key: record for record in records}.values(), key=lambda record: (record.number, record.key))
+    trials = tuple(record for record in latest if not record.control)
+    ranked = tuple(record for record in trials if _counts(record, info))
+    front: tuple[TrialRecord, ...] = ()
+    best: TrialRecord | None = None
+    volume = 0.0
+    if ranked:
+        points = _points(ranked)
+        front = tuple(record for record, on in zip(ranked, nondominated(points), strict=True) if on)
+        front = tuple(sorted(front, key=lambda record: (-record.metrics["privacy"].value, record.number)))
+        best = front[knee(_points(front)) or 0]
+        volume = hypervolume(points)
+    return Standing(trials, tuple(record for record in latest if record.control), ranked, front, best, volume)
+
+
+def trace(records: Iterable[TrialRecord], info: SweepInfo) -> list[TracePoint]:
+    """The front after each finished trial, in the order in which the trials ended; failed ones count as a step."""
+    finished = [record for record in {record.key: record for record in records}.values() if not record.control]
+    finished.sort(key=lambda record: (record.ended_at, record.number))
+    points = np.zeros((0, 2))
+    path = []
+    for step, record in enumerate(finished, start=1):
+        if _counts(record, info):
+            # only the front so far and the new point can be on the next front
+            points = np.concatenate([points, _points([record])])
+            points = points[nondominated(points)]
+        volume = hypervolume(points) if len(points) else 0.0
+        path.append(TracePoint(step, volume, len(points), record.ended_at))
+    return path
+
+
+def varying(records: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Names of the parameters that all records have and that take more than one value, in the order of the setting."""
+    if not records:
+        return ()
+    names = [name for name in records[0].setting if all(name in record.setting for record in records)]
+    return tuple(name for name in names if len({record.setting[name] for record in records}) > 1)
+
+
+def _counts(record: TrialRecord, info: SweepInfo) -> bool:
+    return record.rankable and (not info.fidelity or dict(record.fidelity) == dict(info.fidelity))
+
+
+def _points(records: Sequence[TrialRecord]) -> FloatArray:
+    return np.array([[record.metrics["privacy"].value, record.metrics["utility"].value] for record in records])

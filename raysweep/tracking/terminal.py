@@ -1,0 +1,460 @@
+"""What a person sees at the terminal: a live panel while a sweep runs, plain lines where there is no terminal, the front at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from raysweep.engine.record import TrialRecord
+from raysweep.tracking.info import SweepInfo
+from raysweep.tracking.note import reading
+from raysweep.tracking.standing import Standing, standing, trace, varying
+from raysweep.tracking.text import duration, number, plain, setting_text, with_interval, worst_attacker
+
+__all__ = ["LiveView", "closing", "front_table", "live_view", "sparkline"]
+
+LAST_TRIALS = 6
+LAST_NOTES = 3
+LINE_EVERY_S = 5.0
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def live_view(info: SweepInfo, console: Console | None = None) -> LiveView:
+    """The view that fits the console: a live panel on a terminal, else plain lines without escape codes.
+
+    Example:
+        with live_view(info) as view:
+            view.stage("drawing faces", 200, 1200, rate=950.0)
+            view.trial(record)
+    """
+    console = console or Console()
+    lively = console.is_terminal and not console.is_dumb_terminal
+    return PanelView(info, console) if lively else LineView(info, console)
+
+
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """A row of blocks from 0 to the largest value; the last `width` values, empty for none.
+
+    >>> sparkline([0.0, 0.5, 1.0])
+    '▁▅█'
+    """
+    shown = list(values)[-width:]
+    top = max(values, default=0.0)
+    if top <= 0:
+        return SPARKS[0] * len(shown)
+    return "".join(SPARKS[min(7, math.floor(8 * max(0.0, value) / top))] for value in shown)
+
+
+@dataclass
+class _Stage:
+    name: str
+    done: int = 0
+    total: int | None = None
+    rate: float | None = None
+    started_at: float = 0.0
+    changed_at: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        return self.total is not None and self.done >= self.total
+
+    def words(self, unit: str = "faces/s") -> str:
+        text = plain(self.name, 40)
+        if self.total is not None:
+            text += f" {self.done:,}/{self.total:,}"
+        elif self.done:
+            text += f" {self.done:,}"
+        return text + (f", {self.rate:,.0f} {unit}" if self.rate else "")
+
+
+@dataclass
+class _Progress:
+    """Everything both views show."""
+
+    info: SweepInfo
+    clock: Callable[[], float]
+    began_at: float = 0.0
+    stages: dict[str, _Stage] = field(default_factory=dict)
+    records: dict[str, TrialRecord] = field(default_factory=dict)
+    served: set[str] = field(default_factory=set)
+    running: int = 0
+    first_run_at: float | None = None
+
+    def elapsed_s(self) -> float:
+        return self.clock() - self.began_at
+
+    def counts(self) -> tuple[int, int, int]:
+        """Finished, failed and served trials; controls apart."""
+        trials = [record for record in self.records.values() if not record.control]
+        return (
+            len(trials),
+            sum(record.state == "failed" for record in trials),
+            sum(record.key in self.served for record in trials),
+        )
+
+    def left_s(self) -> float | None:
+        """Time left at the pace of the trials run so far; None while nothing can be said."""
+        finished, _, served = self.counts()
+        fresh, missing = finished - served, max(0, self.info.trials - finished)
+        if not fresh or self.first_run_at is None:
+            return 0.0 if self.info.trials and not missing else None
+        return missing * (self.clock() - self.first_run_at) / fresh
+
+    def volumes(self) -> list[float]:
+        return [point.hypervolume for point in trace(self.records.values(), self.info)]
+
+    def standing(self) -> Standing:
+        return standing(self.records.values(), self.info)
+
+
+class LiveView:
+    """What the driver calls while a sweep runs. Nothing here raises because of what is shown.
+
+    Args:
+        info: of the sweep; replace it with `update` when counts become known.
+        console: where to write.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, info: SweepInfo, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._state = _Progress(info, clock, clock())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def update(self, info: SweepInfo) -> None:
+        """Take newer counts, clear controls, trials planned."""
+        self._state.info = info
+        self._refresh()
+
+    def stage(self, name: str, done: int = 0, total: int | None = None, rate: float | None = None) -> None:
+        """How far a stage is.
+
+        Args:
+            name: `drawing faces`, `preparing`, `starting workers`, ...; the same name again updates it.
+            done: items finished.
+            total: items in all, None when not known; done == total ends the stage.
+            rate: faces per second, None when it makes no sense.
+        """
+        now = self._state.clock()
+        stage = self._state.stages.setdefault(name, _Stage(name, started_at=now))
+        stage.done, stage.total, stage.rate, stage.changed_at = done, total, rate, now
+        self._stage_changed(stage)
+
+    def running(self, count: int) -> None:
+        """How many trials run right now."""
+        if count and self._state.first_run_at is None:
+            self._state.first_run_at = self._state.clock()
+        self._state.running = count
+        self._refresh()
+
+    def trial(self, record: TrialRecord, served: bool = False) -> None:
+        """One trial or control has ended; `served` when the ledger had it."""
+        state = self._state
+        if not served and state.first_run_at is None:
+            state.first_run_at = state.clock() - float(record.seconds.get("wall", 0.0))
+        state.records[record.key] = record
+        if served:
+            state.served.add(record.key)
+        self._trial_ended(record, served)
+
+    def note(self, text: str) -> None:
+        """One line that a person should read."""
+        raise NotImplementedError
+
+    def _refresh(self) -> None:
+        """Show the state as it is now."""
+
+    def _stage_changed(self, stage: _Stage) -> None:
+        raise NotImplementedError
+
+    def _trial_ended(self, record: TrialRecord, served: bool) -> None:
+        raise NotImplementedError
+
+
+class LineView(LiveView):
+    """One plain line per event, and per stage at its start, its end and every few seconds."""
+
+    def __init__(
+        self,
+        info: SweepInfo,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = LINE_EVERY_S,
+    ) -> None:
+        super().__init__(info, console, clock)
+        self._every_s = every_s
+        self._printed: dict[str, tuple[float, int, int | None]] = {}
+        self._served_at = -math.inf
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        self._print(plain(text, 1000))
+
+    def _stage_changed(self, stage: _Stage) -> None:
+        now = self._state.clock()
+        at, done, total = self._printed.get(stage.name, (-math.inf, -1, None))
+        if (done, total) == (stage.done, stage.total):
+            return
+        if now - at >= self._every_s or stage.complete:
+            self._printed[stage.name] = (now, stage.done, stage.total)
+            self._print(stage.words() + (f", {duration(now - stage.started_at)}" if stage.complete else ""))
+
+    def _trial_ended(self, record: TrialRecord, served: bool) -> None:
+        now = self._state.clock()
+        if served:  # a resumed sweep serves hundreds at once: their number is enough
+            if now - self._served_at >= self._every_s:
+                self._served_at = now
+                self._print(f"served from the ledger: {len(self._state.served)} so far")
+            return
+        name = f"control {plain(record.control, 40)}" if record.control else f"trial #{record.number}"
+        if record.state == "failed":
+            self._print(f"{name} FAILED: {plain(record.reason, 300)}; {setting_text(record.setting)}; {self._tail()}")
+            return
+        self._print(
+            f"{name}: P {with_interval(record.metrics.get('privacy'))}, U {with_interval(record.metrics.get('utility'))}, "
+            f"strongest attacker {worst_attacker(record.attackers) or '-'}; {setting_text(record.setting)}; "
+            f"{duration(float(record.seconds.get('wall', 0.0)))}; {self._tail()}"
+        )
+
+    def _tail(self) -> str:
+        state = self._state.standing()
+        finished, _, _ = self._state.counts()
+        left = self._state.left_s()
+        words = f"{finished}/{self._state.info.trials or '?'} trials, front {len(state.front)}, hypervolume {state.hypervolume:.3f}"
+        return words + (f", about {duration(left)} left" if left else "")
+
+    def _print(self, text: str) -> None:
+        line = f"[{self._state.elapsed_s():7.1f} s] {text}"
+        encoding = self._console.encoding or "utf-8"
+        safe = line.encode(encoding, "replace").decode(encoding)
+        self._console.print(Text(safe), soft_wrap=True, highlight=False)
+
+
+class PanelView(LiveView):
+    """A panel that is redrawn a few times per second."""
+
+    def __init__(self, info: SweepInfo, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(info, console, clock)
+        self._notes: deque[str] = deque(maxlen=LAST_NOTES)
+        self._ended: deque[tuple[TrialRecord, bool]] = deque(maxlen=LAST_TRIALS)
+        self._cached: tuple[Standing, list[float]] = (self._state.standing(), [])
+        # get_renderable keeps the clock running between events.
+        self._live = Live(
+            console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="ellipsis"
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._state.running = 0
+        self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Show it under the panel's table; the last few stay."""
+        self._notes.append(plain(text, 300))
+
+    def _stage_changed(self, stage: _Stage) -> None:
+        """The next redraw shows it."""
+
+    def _trial_ended(self, record: TrialRecord, served: bool) -> None:
+        self._ended.append((record, served))
+        self._cached = (self._state.standing(), self._state.volumes())
+
+    def render(self) -> RenderableType:
+        """The panel as it is now."""
+        info = self._state.info
+        title = Text.assemble(
+            (plain(info.name, 40), "bold"),
+            " on ",
+            plain(info.dataset, 40),
+            ("  synthetic", "yellow") if info.synthetic else "",
+        )
+        parts: list[RenderableType] = [self._stages(), self._summary()]
+        if self._ended:
+            parts += [Text(), self._last_trials()]
+        parts += [Text(note, style="yellow", overflow="ellipsis", no_wrap=True) for note in list(self._notes)]
+        return Panel(Group(*parts), title=title, title_align="left", border_style="blue", padding=(0, 1))
+
+    def _stages(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        stages = sorted(self._state.stages.values(), key=lambda stage: stage.changed_at)
+        open_ones = [stage for stage in stages if not stage.complete]
+        shown = [stage for stage in stages if stage.complete][-2:] + open_ones[-3:]
+        for stage in shown or [_Stage("starting")]:
+            name = Text(plain(stage.name, 40), style="dim" if stage.complete else "")
+            bar: RenderableType = Text("done" if stage.complete else "...", style="dim")
+            if stage.total and not stage.complete:
+                filled = round(24 * min(1.0, stage.done / stage.total))
+                bar = Text.assemble(
+                    ("━" * filled, "blue"), ("━" * (24 - filled), "bright_black"), f" {stage.done:,}/{stage.total:,}"
+                )
+            elif stage.complete:
+                bar = Text(f"done {stage.done:,}", style="dim")
+            table.add_row(name, bar, f"{stage.rate:,.0f} faces/s" if stage.rate else "")
+        return table
+
+    def _summary(self) -> RenderableType:
+        state = self._state
+        finished, failed, served = state.counts()
+        front, volumes = self._cached
+        left = state.left_s()
+        line = Text.assemble(
+            "trials ", (f"{finished}/{state.info.trials or '?'}", "bold"),
+            f"  running {state.running}  ", (f"failed {failed}", "red" if failed else ""), f"  from ledger {served}\n",
+            "front ", (str(len(front.front)), "bold"), "  hypervolume ", (f"{front.hypervolume:.3f} ", "bold"),
+            (sparkline(volumes), "blue"),
+            f"\nelapsed {duration(state.elapsed_s())}",
+            f"  about {duration(left)} left" if left is not None else "  time left not known yet",
+        )  # fmt: skip
+        return line
+
+    def _last_trials(self) -> RenderableType:
+        names = varying([record for record in self._state.records.values() if not record.control])
+        table = Table(box=None, padding=(0, 1), expand=True, header_style="dim")
+        for name in ("trial", "P", "U"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("strongest attacker", no_wrap=True, overflow="ellipsis", ratio=2)
+        table.add_column("setting", no_wrap=True, overflow="ellipsis", ratio=3)
+        table.add_column("time", justify="right", no_wrap=True)
+        best = self._cached[0].front_keys
+        for record, served in reversed(self._ended):
+            setting = {key: value for key, value in record.setting.items() if key in names} or record.setting
+            style = "bold" if record.key in best else ""
+            if record.state == "failed":
+                row = ["failed", "", Text(plain(record.reason, 200), style="red")]
+            else:
+                row = [
+                    _short(record, "privacy"),
+                    _short(record, "utility"),
+                    plain(worst_attacker(record.attackers) or "-", 60),
+                ]
+            wall = "ledger" if served else duration(float(record.seconds.get("wall", 0.0)))
+            cells = [_label(record), *row, setting_text(setting, 120), wall]
+            table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), style=style)
+        return table
+
+
+def front_table(records: Sequence[TrialRecord], info: SweepInfo) -> Table:
+    """The front as a table, most private first, the knee marked; only parameters that vary are shown."""
+    state = standing(records, info)
+    names = varying(state.trials)
+    table = Table(
+        title=f"Pareto front: {len(state.front)} of {len(state.trials)} trials, hypervolume {state.hypervolume:.3f}"
+    )
+    table.title_justify = "left"
+    table.add_column("trial", no_wrap=True)
+    table.add_column("P [95 %]", no_wrap=True)
+    table.add_column("U [95 %]", no_wrap=True)
+    table.add_column("strongest attacker", overflow="fold")
+    table.add_column("setting", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for record in state.front:
+        setting = {key: record.setting[key] for key in names} or dict(record.setting)
+        knee = record is state.knee
+        cells = [
+            f"#{record.number}",
+            with_interval(record.metrics["privacy"]),
+            with_interval(record.metrics["utility"]),
+            worst_attacker(record.attackers) or "-",
+            "\n".join(f"{plain(key, 40)}={number(value)}" for key, value in setting.items()) if len(setting) <= 2
+            else setting_text(setting, 240),
+            "knee" if knee else "",
+        ]  # fmt: skip
+        table.add_row(*map(Text, cells), style="bold" if knee else "")
+    return table
+
+
+def closing(
+    records: Sequence[TrialRecord],
+    info: SweepInfo,
+    url: str = "",
+    view_url: str = "",
+    notes: Sequence[str] = (),
+) -> RenderableType:
+    """All that is said at the end: the front, what it means, the judges on clear faces, controls, and where to look.
+
+    Args:
+        records: trials and controls.
+        info: of the sweep.
+        url: direct link to the parent run, empty when there is none.
+        view_url: link to the preset view.
+        notes: further lines, such as what MLflow did not take.
+    """
+    state = standing(records, info)
+    parts: list[RenderableType] = []
+    if info.synthetic:
+        parts.append(
+            Text("Synthetic faces: drawn, not photographed. The numbers say nothing about real people.", style="yellow")
+        )
+    if state.front:
+        parts.append(front_table(records, info))
+    parts += [Text(line) for line in reading(state, info)]
+    parts.append(Text())
+    if info.clear or state.controls:
+        side = Table.grid(padding=(0, 3))
+        side.add_row(_clear_table(info), _control_table(state))
+        parts += [side, Text()]
+    failed = [record for record in state.trials if record.state == "failed"]
+    if failed:
+        parts.append(
+            Text(
+                f"{len(failed)} trials failed, first: #{failed[0].number}: {plain(failed[0].reason, 200)}", style="red"
+            )
+        )
+    parts += [Text(plain(note, 1000), style="yellow") for note in notes]
+    parts.append(Text(f"report: {info.run_folder / 'report' / 'front.html'}"))
+    parts.append(Text.assemble("look at it: ", ("python -m raysweep ui", "bold")))
+    # A link must stay whole to be clicked or copied.
+    parts += [Text(link, no_wrap=True, overflow="ignore", style="blue") for link in (url, view_url) if link]
+    return Group(*parts)
+
+
+def _clear_table(info: SweepInfo) -> RenderableType:
+    table = Table(title="clear faces (what the judges reach)", box=None, title_justify="left", show_header=False)
+    for name, value in info.clear.items():
+        reason = "" if value.ok else plain(value.reason, 120)
+        table.add_row(*map(Text, (plain(name, 60), with_interval(value), reason)))
+    return table if info.clear else Text()
+
+
+def _control_table(state: Standing) -> RenderableType:
+    table = Table(title="controls", box=None, title_justify="left", show_header=False)
+    for record in state.controls:
+        complete = record.state == "complete"
+        scores = [f"P {_short(record, 'privacy')}", f"U {_short(record, 'utility')}"] if complete else ["failed", ""]
+        table.add_row(*map(Text, [plain(record.control, 40), *scores]))
+    return table if state.controls else Text()
+
+
+def _label(record: TrialRecord) -> str:
+    return plain(record.control, 12) if record.control else f"#{record.number}"
+
+
+def _short(record: TrialRecord, name: str) -> str:
+    value = record.metrics.get(name)
+    return "-" if value is None else f"{value.value:.2f}" if value.ok else value.status

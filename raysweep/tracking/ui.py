@@ -1,0 +1,166 @@
+"""The MLflow UI on this machine, for a store that lies on this machine, with the links that lead straight to the newest sweep."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from raysweep.errors import StoreError
+from raysweep.tracking.mlflow_sink import quiet_mlflow, sqlite_path
+from raysweep.tracking.preset import front_url, view_url
+from raysweep.tracking.text import plain, redact
+
+__all__ = ["free_port", "newest_sweep", "serve_ui", "sweep_links"]
+
+START_TIMEOUT_S = 180.0
+"""The server imports all of MLflow in several processes: up to half a minute on a busy machine."""
+PORTS_TRIED = 50
+
+
+def serve_ui(
+    tracking_uri: str, host: str = "127.0.0.1", port: int = 5000, say: Callable[[str], None] | None = None
+) -> int:
+    """Run the MLflow UI until it is interrupted; a store behind http needs no server, then only the links are said.
+
+    Args:
+        tracking_uri: of the store.
+        host: loopback unless the caller knows what he does: the UI has no password.
+        port: wanted; the nearest free one above is used where it is taken.
+        say: takes each line for the person; stdout by default.
+
+    Returns:
+        Process exit code.
+
+    Raises:
+        StoreError: there is no store, no free port, or the server does not start.
+    """
+    say = say or _say
+    if urlsplit(tracking_uri).scheme in ("http", "https"):
+        say(f"the store is a server: {plain(redact(tracking_uri), 200)}")
+        for line in sweep_links(tracking_uri, host, port):
+            say(line)
+        return 0
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():
+        raise StoreError(
+            f"no MLflow store at {path}: run a sweep first (python -m raysweep tune blur), or name a store with MLFLOW_TRACKING_URI"
+        )
+    chosen = free_port(host, port)
+    if chosen != port:
+        say(f"port {port} is taken, using {chosen}")
+    say("starting the MLflow UI (some seconds) ...")
+    process = subprocess.Popen(_command(host, chosen), env=_environment(tracking_uri), start_new_session=True)  # noqa: S603
+    try:
+        links = sweep_links(tracking_uri, host, chosen)
+        _wait_until_up(process, host, chosen)
+        say(f"MLflow UI: http://{host}:{chosen}  (Ctrl-C ends it)")
+        for line in links:
+            say(line)
+        return process.wait()
+    except KeyboardInterrupt:
+        say("stopped")
+        return 0
+    finally:
+        _end(process)
+
+
+def sweep_links(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """Lines with the links of the newest sweep; says so when the store has none."""
+    found = newest_sweep(tracking_uri)
+    if found is None:
+        return ["no sweep in this store yet: python -m raysweep tune blur"]
+    experiment_id, run_id, key, name = found
+    return [
+        f"newest sweep, {name}: {front_url(tracking_uri, experiment_id, run_id, host, port)}",
+        f"its trials as charts: {view_url(tracking_uri, experiment_id, key, host, port)}",
+    ]
+
+
+def newest_sweep(tracking_uri: str) -> tuple[str, str, str, str] | None:
+    """Experiment id, parent run id, sweep key and name of the sweep started last, None when there is none."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    client: Any = MlflowClient(tracking_uri=tracking_uri)
+    experiments = [item.experiment_id for item in client.search_experiments(max_results=1000)]
+    runs = client.search_runs(
+        experiments, "tags.`raysweep.kind` = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    if not runs:
+        return None
+    run = runs[0]
+    return run.info.experiment_id, run.info.run_id, run.data.tags["raysweep.sweep_key"], plain(run.info.run_name, 120)
+
+
+def free_port(host: str, port: int) -> int:
+    """The first free port from `port` upwards.
+
+    Raises:
+        StoreError: none of the next ones is free.
+    """
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((host, candidate))
+                return candidate
+    raise StoreError(f"no free port from {port} to {port + PORTS_TRIED - 1} on {host}: name another with --port")
+
+
+def _command(host: str, port: int) -> list[str]:
+    return [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+
+
+def _environment(tracking_uri: str) -> dict[str, str]:
+    """Through the environment, not the command line: a database address may hold a password, and all users can list commands."""
+    return {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        # Background jobs serve language-model evaluation: not needed here, and they slow the start.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], host: str, port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StoreError(f"the MLflow UI ended at once with code {process.returncode}: its own message is above")
+        connection = HTTPConnection(host, port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, HTTPException):
+            time.sleep(0.3)
+        finally:
+            connection.close()
+    raise StoreError(f"the MLflow UI did not answer on {host}:{port} within {START_TIMEOUT_S:.0f} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers (they share its process group)."""
+    import signal
+
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
