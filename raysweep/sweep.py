@@ -126,7 +126,7 @@ def open_faces(
     zoo = open_zoo(models).for_data(synthetic=source.synthetic, needs=needs)
     frame = frame_of(run, source.synthetic)
     view.stage("reading faces", 0, len(source))
-    shards = write_shards(source, cache_root() / "shards")
+    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])
     view.stage("reading faces", len(source), len(source))
     store = ReferenceStore.at(shards, frame, zoo)
     if not store.exists():
@@ -300,8 +300,9 @@ def tune(
                 try:
                     driver.run(folder, workers)
                 except BaseException:
-                    view.note("stopping: sending what is finished to MLflow")
-                    sink.finish(tuple(ledger.records.values()), "KILLED")
+                    if ledger.records:
+                        view.note("stopping: sending what is finished to MLflow")
+                        sink.finish(tuple(ledger.records.values()), "KILLED")
                     raise
                 records = tuple(ledger.records.values())
                 view.note("writing the report")
