@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from raysweep.attackers.base import MISSING, AttackView, lacking, principal_axes
+from raysweep.attackers.base import MISSING, AttackView, lacking
+from raysweep.attackers.whitening import Whitening
 from raysweep.errors import ConfigError
 from raysweep.schema import FloatArray, IntArray
 
@@ -20,7 +21,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AdaptiveHead:
-    """Multinomial logistic regression on standardised embeddings, one class per enrolled person.
+    """Whitening and LDA on the enrolled images, then multinomial logistic regression, one class per enrolled person.
 
     Classes weigh equally and there is no bias, so without any information all scores are exactly equal. Full-batch L-BFGS from zero: the
     same data give the same attacker.
@@ -28,12 +29,10 @@ class AdaptiveHead:
     Args:
         epochs: most passes over the enrolled images; 0 leaves it untrained.
         penalty: L2 penalty on the weights, relative to the mean log loss.
-        components: most PCA components kept.
     """
 
     epochs: int = 60
-    penalty: float = 1e-2
-    components: int = 128
+    penalty: float = 1e-3
 
     id: ClassVar[str] = "A3"
     name: ClassVar[str] = "adaptive_head"
@@ -44,11 +43,8 @@ class AdaptiveHead:
     reference: ClassVar[str] = "McPherson, Shokri and Shmatikov 2016"
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.penalty < 0 or self.components < 1:
-            raise ConfigError(
-                f"adaptive_head: epochs={self.epochs} penalty={self.penalty} components={self.components}; "
-                "allowed: epochs and penalty 0 or more, components 1 or more"
-            )
+        if self.epochs < 0 or self.penalty < 0:
+            raise ConfigError(f"adaptive_head: epochs={self.epochs} penalty={self.penalty}; allowed: both 0 or more")
 
     def problem(self, view: AttackView) -> str:
         """Why it cannot work here, or empty."""
@@ -60,14 +56,19 @@ class AdaptiveHead:
         usable = enrol.found
         features = enrol.images[usable].astype(np.float64)
         classes = len(view.classes)
-        if not len(features):
+        labels = view.enrol_class[usable]
+        if len(np.unique(labels)) < 2:
             return np.full((len(probe), classes), MISSING, dtype=np.float32)
-        mean, reduce = principal_axes(features, self.components)
-        # One common scale keeps the penalty comparable between embedders and sizes.
-        reduce = reduce / np.sqrt(max(reduce.shape[1], 1))
-        weights = _fit((features - mean) @ reduce, view.enrol_class[usable], classes, self.epochs, self.penalty)
+        learned = Whitening.fit(features, labels)
+        matrix = learned.discriminant()
+        known = (features - learned.mean) @ matrix
+        # One common scale, so that the penalty means the same for each embedder and number of people.
+        size = np.sqrt((known**2).sum(axis=1).mean()) if learned.informative else 0.0
+        if size > 0:
+            matrix, known = matrix / size, known / size
+        weights = _fit(known, labels, classes, self.epochs, self.penalty)
         # Rounded so that people with equal data stay equal; scores are of the order of 1.
-        logits = np.round(((probe.row - mean) @ reduce) @ weights, 7)
+        logits = np.round(((probe.row - learned.mean) @ matrix) @ weights, 7)
         logits[~probe.row.any(axis=1)] = MISSING
         return np.asarray(logits[probe.index], dtype=np.float32)
 

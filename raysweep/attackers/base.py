@@ -8,19 +8,16 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
 
 from raysweep.errors import DataError
 from raysweep.schema import FaceTable, FloatArray, IntArray
 
-__all__ = ["AttackView", "Attacker", "Embeddings", "cosine", "lacking", "per_identity", "principal_axes"]
+__all__ = ["AttackView", "Attacker", "Embeddings", "cosine", "lacking", "per_identity", "template"]
 
 SAME_FACE = 1e-4
 """Embeddings (unit length) closer than this are the same image: batching and threads change the last bits, not more."""
 MISSING = -1.0
 """Similarity with a face that could not be embedded: the lowest, and equal for everybody."""
-CONSTANT = 1e-5
-"""A feature that varies less than this (embeddings have unit length) carries nothing but rounding."""
 WITHOUT_REPEATS = "identities without repeats"
 
 
@@ -124,6 +121,13 @@ def per_identity(scores: FloatArray, enrol_class: IntArray, classes: int) -> Flo
     return np.asarray(np.maximum.reduceat(scores[:, order], starts, axis=1))
 
 
+def template(enrol: Embeddings, enrol_class: IntArray, classes: int) -> Embeddings:
+    """(C,) the mean of each identity's enrolled embeddings, normalised; a person of whom no face was found is missing."""
+    total = np.zeros((classes, enrol.row.shape[1]))
+    np.add.at(total, enrol_class, enrol.images)
+    return Embeddings.of(total.astype(np.float32), "templates")
+
+
 @dataclass(frozen=True)
 class AttackView:
     """What an attacker sees of one role (S or E) through one embedder.
@@ -220,25 +224,3 @@ def lacking(needs: frozenset[str], view: AttackView) -> str:
         if (count >= 2).sum() < 2:
             return "fewer than two people with repeats in role T to learn from"
     return ""
-
-
-def principal_axes(
-    features: npt.NDArray[np.float64], components: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Standardise and keep the strongest directions: (D,) mean and (D, F) matrix, to be used as (rows - mean) @ matrix.
-
-    Directions below a thousandth of the strongest are dropped, and features that do not vary; F may be 0.
-    """
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(spread > CONSTANT, 1 / np.where(spread > CONSTANT, spread, 1.0), 0.0)
-    standard = (features - mean) * scale
-    n, dim = standard.shape
-    wide = n < dim
-    gram = standard @ standard.T if wide else standard.T @ standard
-    size = len(gram)
-    # The eigenvectors of the smaller Gram matrix: several times faster than a singular value decomposition.
-    power, vectors = eigh(gram, subset_by_index=[max(0, size - components), size - 1], check_finite=False)
-    kept = power > max(1e-6 * power[-1], 1e-12)
-    vectors = vectors[:, kept]
-    axes = standard.T @ (vectors / np.sqrt(power[kept])) if wide else vectors
-    return mean, scale[:, None] * axes
