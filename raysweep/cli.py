@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise ConfigError(f"unknown verb {verb!r}{nearest(verb, list(VERBS))}; known: {', '.join(VERBS)}")
-        arguments = verb_parser(verb).parse_args(words[1:])
+        arguments = verb_parser(verb).parse_intermixed_args(words[1:])
         _quiet_libraries()
         return int(importlib.import_module(f"raysweep.commands.{verb}").run(arguments))
     except RaysweepError as error:
