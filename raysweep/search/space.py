@@ -220,6 +220,8 @@ def load_space(path: Path, overrides: Mapping[str, object] | None = None) -> Spa
     Raises:
         ConfigError: every problem found, with file and line.
     """
+    from raysweep.anonymizers.registry import get_anonymizer
+
     content, lines = load_yaml(path)
     problems: list[str] = []
 
@@ -246,7 +248,7 @@ def load_space(path: Path, overrides: Mapping[str, object] | None = None) -> Spa
         if arm is not None:
             arms.append(arm)
     names = [arm.anonymizer for arm in arms]
-    known = sorted({key for arm in arms for key in (*arm.ranges, *arm.fixed)})
+    known = sorted({key for arm in arms for key in get_anonymizer(arm.anonymizer).parameters})
     for key in remaining:
         base = key.split(".")[0]
         problems.append(f"unknown parameter {key!r}{nearest(base, known)}; known: {', '.join(known) or 'none'}")
