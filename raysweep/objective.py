@@ -338,8 +338,8 @@ class Referee:
         on_s = [key for key in usable("S") if key in on_e]
         selected_on = "S" if on_s else "E"
         candidates = on_s or on_e
-        # Among equals the first named wins, so the choice does not depend on arithmetic noise.
-        chosen = max(candidates, key=lambda key: round(advantage[(selected_on, *key)].value, 9)) if candidates else None
+        # Among equals the one named last wins, the better informed in the usual order; rounding keeps arithmetic noise out of the choice.
+        chosen = _strongest({key: advantage[(selected_on, *key)] for key in candidates}) if candidates else None
 
         metrics: dict[str, MetricValue] = {}
         why = self._why_not("E")
@@ -378,7 +378,7 @@ class Referee:
                 metrics[name] = MetricValue(
                     float(value), n=worst.sums.n, n_ids=len(risk), reason="no interval: order statistic"
                 )
-            best = max(on_e, key=lambda key: round(advantage[("E", *key)].value, 9))
+            best = _strongest({key: advantage[("E", *key)] for key in on_e})
             metrics["privacy/max_on_e"] = _complement(
                 advantage[("E", *best)], "attacker chosen on E: optimistic for the attacker"
             ).metric(self.plan)
@@ -412,7 +412,9 @@ class Referee:
         ]
         if not naive:
             ran = any(key[1] == NAIVE for key in outcomes)
-            reason = why or ("the ignorant attacker is vacuous" if ran else "attacker A0 was not asked for")
+            reason = self._why_not("E") or (
+                "the ignorant attacker is vacuous" if ran else "attacker A0 was not asked for"
+            )
             return {
                 name: MetricValue.undefined(reason) for name in ("privacy/naive", "privacy/gap", "privacy/naive_rank1")
             }
@@ -697,6 +699,11 @@ def _complement(advantage: Estimate, remark: str = "") -> Estimate:
         all_or_none=advantage.all_or_none,
         transform=None if change is None else lambda share: 1 - change(share),
     )
+
+
+def _strongest(advantage: Mapping[tuple[str, str], Estimate]) -> tuple[str, str]:
+    """Largest advantage; of equals the last."""
+    return max(reversed(list(advantage)), key=lambda key: round(advantage[key].value, 9))
 
 
 def _auc_or_half(pairs: PairScores | None) -> float:
