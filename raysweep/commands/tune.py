@@ -46,12 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from raysweep.sweep import tune
-    from raysweep.tracking.terminal import closing, live_view
+    from raysweep.tracking.terminal import live_view, print_closing
 
     result = tune(
         config, runs=runs_folder(arguments), view_of=live_view, address=arguments.address, command=command_line()
     )
-    notes = result.delivery.not_logged and (result.delivery.message,)
-    Console().print(closing(result.records, result.info, result.delivery.url, result.delivery.view_url, notes))
+    notes = (result.delivery.message,) if result.delivery.not_logged else ()
+    print_closing(Console(), result.records, result.info, result.delivery.url, result.delivery.view_url, notes)
     complete = any(record.state == "complete" and not record.control for record in result.records)
     return 0 if complete else 1
