@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, stdtrit
 
 from raysweep.errors import ConfigError
 from raysweep.metrics.value import MetricValue
@@ -92,12 +93,19 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     return lo, hi
 
 
-def percentile_interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of bootstrap values; NaN values (a draw without the class) are left out, but not when they are most."""
+def percentile_interval(samples: Array, level: float = 0.95, n: int | None = None) -> tuple[float, float]:
+    """Percentile interval of bootstrap values; NaN values (a draw without the class) are left out, but not when they are most.
+
+    With `n`, the number of clusters, the percentiles are moved outwards by sqrt(n / (n - 1)) and from normal to Student's t, which the plain
+    ones lack: with 20 people they cover about 92 % instead of 95 % (the expanded percentile interval of Hesterberg 2015).
+    """
     finite = samples[np.isfinite(samples)]
     if len(finite) < max(1, len(samples) // 2):
         return math.nan, math.nan
-    lo, hi = np.quantile(finite, [0.5 - level / 2, 0.5 + level / 2])
+    tail = 0.5 - level / 2
+    if n is not None and n > 1:
+        tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
+    lo, hi = np.quantile(finite, [tail, 1 - tail])
     return float(lo), float(hi)
 
 
@@ -130,7 +138,7 @@ class Estimate:
             if self.transform is not None:
                 ends = (self.transform(ends[0]), self.transform(ends[1]))
             return min(*ends, self.value), max(*ends, self.value)
-        return percentile_interval(self.samples, plan.level) if len(self.samples) else (math.nan, math.nan)
+        return percentile_interval(self.samples, plan.level, self.n_ids) if len(self.samples) else (math.nan, math.nan)
 
     def metric(self, plan: Resampling) -> MetricValue:
         """The value with its interval; below `plan.minimum` identities the value alone, with the reason."""
