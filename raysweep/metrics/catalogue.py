@@ -1,63 +1,103 @@
-"""What each recorded number means: direction, range and a sentence. Read by the listings, so that no one types a direction twice."""
+"""What each metric of a judgement is: unit, range, direction. Light to import: listings and plots read it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["METRICS", "MetricDescription"]
+__all__ = ["METRICS", "MetricInfo", "describe"]
+
+Better = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
-class MetricDescription:
-    """One recorded metric.
+class MetricInfo:
+    """A metric describes itself.
 
     Attributes:
-        name: as in a record and in MLflow.
-        higher_is_better: for whoever publishes the faces.
-        range: of its values, with unit.
-        meaning: one sentence.
+        name: key in `Judgement.metrics`.
+        what: one line.
+        better: which direction the person who publishes faces wants.
+        low, high: range.
+        unit: empty for a share.
     """
 
     name: str
-    higher_is_better: bool
-    range: str
-    meaning: str
+    what: str
+    better: Better = "neither"
+    low: float = 0.0
+    high: float = 1.0
+    unit: str = ""
 
 
-METRICS: tuple[MetricDescription, ...] = (
-    MetricDescription(
-        "privacy", True, "0 to 1", "P: 1 - advantage over chance of the strongest attacker, chosen on S, measured on E"
-    ),
-    MetricDescription(
-        "utility", True, "0 to 1", "U: share of expressions kept, chance removed, mean over classes and judges"
-    ),
-    MetricDescription("privacy/naive", True, "0 to 1", "the same for the attacker who expects clear faces (A0)"),
-    MetricDescription("privacy/gap", False, "-1 to 1", "naive - P: what a naive evaluation overestimates"),
-    MetricDescription(
-        "privacy/max_on_e", True, "0 to 1", "P if the attacker were chosen on E itself (optimistic for the attacker)"
-    ),
-    MetricDescription("privacy/rank1", False, "0 to 1", "rank-1 at gallery size q of that attacker"),
-    MetricDescription("privacy/rank1_full", False, "0 to 1", "rank-1 with all of E as gallery"),
-    MetricDescription("privacy/rank5", False, "0 to 1", "rank-5 with all of E as gallery"),
-    MetricDescription(
-        "privacy/auc", False, "0 to 1", "verification: chance that a genuine pair scores above an impostor pair"
-    ),
-    MetricDescription("privacy/eer", True, "0 to 0.5", "verification: equal error rate"),
-    MetricDescription("utility/match", True, "0 to 1", "share of faces whose expression class stays"),
-    MetricDescription("utility/kappa", True, "-1 to 1", "the same, chance removed (Cohen)"),
-    MetricDescription("utility/js", True, "0 to 1", "1 - Jensen-Shannon divergence / ln 2 of the class probabilities"),
-    MetricDescription("utility/kl_exp", True, "0 to 1", "mean of exp(-KL(clear || anonymized))"),
-    MetricDescription("utility/tv", True, "0 to 1", "1 - total variation of the class probabilities"),
-    MetricDescription("utility/accuracy", True, "0 to 1", "agreement with the labels, anonymized"),
-    MetricDescription("utility/accuracy_clear", True, "0 to 1", "agreement with the labels, clear"),
-    MetricDescription("utility/retention", True, "0 to 1", "macro recall above chance, anonymized over clear"),
-    MetricDescription("realism/psnr", True, "dB", "peak signal-to-noise ratio against the clear crop"),
-    MetricDescription("realism/ssim", True, "-1 to 1", "structural similarity against the clear crop"),
-    MetricDescription("realism/lpips", False, "0 and up", "perceptual distance; undefined without backbone weights"),
-    MetricDescription(
-        "legacy/privacy", True, "0 to 1", "1 - max(top-1, adaptive, AUC), for comparison with older tables only"
-    ),
-    MetricDescription("legacy/consistency", True, "0 to 1", "1 - mean KL, for comparison with older tables only"),
-    MetricDescription("selection/privacy", True, "0 to 1", "P on the selection identities"),
-    MetricDescription("selection/utility", True, "0 to 1", "U on the selection identities"),
-)
+def _all() -> tuple[MetricInfo, ...]:
+    info = MetricInfo
+    return (
+        info("privacy", "1 - advantage of the worst attacker over chance, relative to clear faces (objective)", "higher"),
+        info("utility", "chance-corrected share of faces that keep their expression, mean over models (objective)", "higher"),
+        info("privacy/naive", "the same, had only the ignorant attacker been tried", "higher"),
+        info("privacy/gap", "privacy/naive - privacy: what a naive evaluation overstates", "neither", -1.0),
+        info("privacy/max_on_e", "privacy with the attacker chosen on the reported people: optimistic for the attacker", "higher"),
+        info("privacy/rank1", "rank-1 of the worst attacker in a random gallery of the standard size, mean over people", "lower"),
+        info("privacy/rank1_full", "rank-1 among all enrolled people, mean over people", "lower"),
+        info("privacy/rank1_micro", "rank-1 among all enrolled people, mean over photographs", "lower"),
+        info("privacy/rank5", "rank-5 among all enrolled people, mean over people", "lower"),
+        info("privacy/naive_rank1", "rank-1 of the ignorant attacker at the standard gallery size", "lower"),
+        info("privacy/risk_median", "rank-1 of the median person", "lower"),
+        info("privacy/risk_worst_tenth", "mean rank-1 of the tenth of people most at risk", "lower"),
+        info("privacy/risk_above_half", "share of people recognised more often than not", "lower"),
+        info("privacy/auc", "verification AUC, anonymized against anonymized, worst embedder", "lower", 0.0),
+        info("privacy/eer", "verification equal error rate, anonymized against anonymized", "higher"),
+        info("privacy/dprime", "separation of genuine and impostor scores", "lower", -10.0, 10.0, "standard deviations"),
+        info("privacy/auc_naive", "verification AUC, anonymized against clear", "lower"),
+        info("privacy/eer_naive", "verification equal error rate, anonymized against clear", "higher"),
+        *(
+            item
+            for far in ("1e-1", "1e-2", "1e-3")
+            for item in (
+                info(f"privacy/tar_at_far_{far}", f"true accepts at false accept rate {far}, threshold from anonymized impostors of S", "lower"),
+                info(f"privacy/far_at_{far}", f"false accept rate that this threshold reaches on E (wanted {far})"),
+                info(f"privacy/tar_at_far_{far}_deployed", f"true accepts at the threshold a deployed system sets on clear faces for {far}", "lower"),
+                info(f"privacy/far_at_{far}_deployed", f"false accept rate that the deployed threshold reaches on E (wanted {far})"),
+            )
+        ),
+        info("selection/privacy", "privacy on the people of role S: choose the front by it, report `privacy`", "higher"),
+        info("selection/utility", "utility on the faces of role S", "higher"),
+        info("utility/recall", "share of faces that keep their class, mean over classes", "higher"),
+        info("utility/match", "share of faces that keep their class", "higher"),
+        info("utility/kappa", "Cohen's kappa between clear and anonymized answers", "higher", -1.0),
+        info("utility/js", "expression consistency: 1 - Jensen-Shannon divergence / ln 2", "higher"),
+        info("utility/js_corrected", "the same without the credit for always giving the usual mixture", "higher"),
+        info("utility/kl_exp", "mean exp(-KL(clear || anonymized))", "higher"),
+        info("utility/tv", "1 - total variation distance", "higher"),
+        info("utility/accuracy", "expression accuracy on anonymized faces, by label", "higher"),
+        info("utility/accuracy_clear", "expression accuracy on clear faces, by label", "neither"),
+        info("utility/uar", "mean class recall on anonymized faces, by label", "higher"),
+        info("utility/uar_clear", "mean class recall on clear faces, by label", "neither"),
+        info("utility/f1", "macro F1 on anonymized faces, by label", "higher"),
+        info("utility/f1_clear", "macro F1 on clear faces, by label", "neither"),
+        info("utility/retention", "how much of the class recall above chance is left", "higher"),
+        info("realism/psnr", "peak signal to noise ratio against the clear crop", "higher", 0.0, 100.0, "dB"),
+        info("realism/ssim", "structural similarity to the clear crop", "higher", -1.0),
+        info("realism/lpips", "perceptual distance to the clear crop", "lower", 0.0, 2.0),
+        info("legacy/privacy", "clip(1 - max(top-1, adaptive, AUC)): comparison with older numbers only", "higher"),
+        info("legacy/consistency", "clip(1 - mean KL): comparison with older numbers only", "higher"),
+    )  # fmt: skip
+
+
+METRICS: dict[str, MetricInfo] = {item.name: item for item in _all()}
+"""All metrics of a judgement by name, objectives first; `utility/<model>` and `utility/<model>/<metric>` repeat some per expression model."""
+
+
+def describe(name: str) -> MetricInfo | None:
+    """The entry of a metric, also of a per-model one (`utility/vit/match`); None for an unknown name.
+
+    >>> describe("utility/vit/match").what
+    'share of faces that keep their class'
+    """
+    if name in METRICS:
+        return METRICS[name]
+    parts = name.split("/")
+    if parts[0] != "utility" or len(parts) not in (2, 3):
+        return None
+    return METRICS.get("utility" if len(parts) == 2 else f"utility/{parts[2]}")
