@@ -24,7 +24,7 @@ from raysweep.schema import EXPRESSIONS, PARTS, ByteArray, FloatArray, IntArray
 
 __all__ = ["DRAWING_VERSION", "LANDMARKS", "MARGIN", "DrawnFaces", "SyntheticFaces", "contact_sheet", "main"]
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Changes whenever the same parameters would give other pixels; part of every digest, and of the header of weights trained on these faces."""
 
 _CHUNK = 128

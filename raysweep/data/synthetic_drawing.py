@@ -158,6 +158,10 @@ STYLE_ODDS = (1.0, 1.4, 1.0, 0.9, 1.1, 1.0, 0.8, 0.6, 0.5, 1.0, 0.8, 0.9)
 BUN, BALD = 6, 8
 
 
+WOBBLE = 0.9
+"""Spread of a measure within a person over its spread between people: outlines alone should tell people apart only in part."""
+
+
 def _blend(palette: Floats, position: Floats) -> Floats:
     """(n,) in [0, 1] -> (n, 3) along a palette."""
     place = position * (len(palette) - 1)
@@ -205,10 +209,14 @@ class Factors:
         move = {name: moves[:, k] for k, name in enumerate(MOVES)}
         for name in ("gap", "teeth", "furrow", "nose", "forehead", "fold", "cheek", "jaw"):
             move[name] = np.maximum(move[name], 0.0)
-        return cls(expression, intensity, _who(person, n), _here(photo, n), move)
+        return cls(expression, intensity, _who(person, photo, n), _here(photo, n), move)
 
 
-def _who(person: Draws, n: int) -> dict[str, Any]:
+def _who(person: Draws, photo: Draws, n: int) -> dict[str, Any]:
+    def shape_of(name: str, deviation: float) -> Floats:
+        """A measure of the face: the person's own, and what lens, posture and tissue add in this photograph."""
+        return 0.88 * (person.bell(name, deviation) + photo.bell(name, WOBBLE * deviation))
+
     skin = (_blend(SKIN, person.uniform("skin")) * (1.0 + person.bell("skin shade", 0.02, size=3))).clip(30, 250)
     dark = 1.0 - skin.mean(axis=1) / 255.0
     tone = person.uniform("hair colour")
@@ -248,33 +256,34 @@ def _who(person: Draws, n: int) -> dict[str, Any]:
         "glasses_colour": _blend(np.array([[24.0, 22, 26], [92, 58, 34], [150, 40, 48], [120, 120, 128]]), person.uniform("frame")),
         "earring": person.uniform("earring") < 0.14,
         "lashes": person.uniform("lashes", 0.55, 1.25),
-        "face_w": 1.0 + person.bell("face width", 0.045),
-        "jaw_w": 1.0 + person.bell("jaw width", 0.065),
-        "chin_w": 1.0 + person.bell("chin width", 0.14),
-        "chin_y": person.bell("chin", 2.2),
-        "skull_y": person.bell("skull", 2.2),
-        "eye_x": 17.6 * (1.0 + person.bell("eye distance", 0.05)),
-        "eye_y": person.bell("eye height", 1.0),
-        "eye_w": 8.8 * (1.0 + person.bell("eye width", 0.08)),
-        "eye_h": 1.0 + person.bell("eye opening", 0.13),
-        "eye_tilt": person.bell("eye tilt", 0.08),
-        "brow_y": person.bell("brow height", 1.3),
+        "face_w": 1.0 + shape_of("face width", 0.045),
+        "jaw_w": 1.0 + shape_of("jaw width", 0.065),
+        "chin_w": 1.0 + shape_of("chin width", 0.14),
+        "chin_y": shape_of("chin", 2.2),
+        "skull_y": shape_of("skull", 2.2),
+        "eye_x": 17.6 * (1.0 + shape_of("eye distance", 0.05)),
+        "eye_y": shape_of("eye height", 1.0),
+        "eye_w": 8.8 * (1.0 + shape_of("eye width", 0.08)),
+        "eye_h": 1.0 + shape_of("eye opening", 0.13),
+        "eye_tilt": shape_of("eye tilt", 0.08),
+        "brow_y": shape_of("brow height", 1.3),
         "brow_thick": person.uniform("brow thickness", 0.9, 2.4),
-        "brow_arch": 2.2 + person.bell("brow arch", 1.1),
-        "brow_long": 1.0 + person.bell("brow length", 0.07),
-        "nose_w": 6.6 * (1.0 + person.bell("nose width", 0.13)),
-        "nose_y": person.bell("nose length", 1.8),
-        "mouth_w": 14.4 * (1.0 + person.bell("mouth width", 0.08)),
-        "mouth_y": 20.6 + person.bell("mouth height", 1.3),
-        "lip_u": 2.8 * (1.0 + person.bell("upper lip", 0.22)),
-        "lip_l": 3.9 * (1.0 + person.bell("lower lip", 0.22)),
-        "ear": 1.0 + person.bell("ear", 0.12),
+        "brow_arch": 2.2 + shape_of("brow arch", 1.1),
+        "brow_long": 1.0 + shape_of("brow length", 0.07),
+        "nose_w": 6.6 * (1.0 + shape_of("nose width", 0.13)),
+        "nose_y": shape_of("nose length", 1.8),
+        "mouth_w": 14.4 * (1.0 + shape_of("mouth width", 0.08)),
+        "mouth_y": 20.6 + shape_of("mouth height", 1.3),
+        "lip_u": 2.8 * (1.0 + shape_of("upper lip", 0.22)),
+        "lip_l": 3.9 * (1.0 + shape_of("lower lip", 0.22)),
+        "ear": 1.0 + shape_of("ear", 0.12),
         "n": n,
     }  # fmt: skip
 
 
 def _here(photo: Draws, n: int) -> dict[str, Any]:
-    light = 1.0 + photo.bell("light colour", 0.025, size=3)
+    warmth, tint = photo.bell("warmth", 0.055), photo.bell("tint", 0.015)
+    light = 1.0 + np.stack([warmth, tint, -warmth], axis=1)
     return {
         "roll": photo.bell("roll", 5.0),
         "yaw": photo.bell("yaw", 8.0),
@@ -284,13 +293,13 @@ def _here(photo: Draws, n: int) -> dict[str, Any]:
         "shift_y": photo.bell("shift y", 1.3),
         "light_angle": photo.uniform("light angle", 0.0, 2.0 * np.pi),
         "light_strength": photo.uniform("light strength", 0.02, 0.26),
-        "light_gain": photo.uniform("light gain", 0.82, 1.12),
+        "light_gain": photo.uniform("light gain", 0.72, 1.16),
         "light_colour": light,
         "background": photo.choice("background", [1.0] * BACKGROUNDS),
         "background_flip": photo.uniform("background flip") < 0.5,
         "cloth": _blend(CLOTH, photo.uniform("cloth")),
         "cloth_neck": photo.uniform("neckline", 0.0, 7.0),
-        "hair_light": photo.uniform("hair light", 0.88, 1.14),
+        "hair_light": photo.uniform("hair light", 0.82, 1.2),
         "glasses_on": photo.uniform("glasses on") < 0.85,
         "blur": photo.uniform("blur", 0.35, 0.95),
         "noise": photo.uniform("noise", 0.04, 0.3),

@@ -94,8 +94,10 @@ def test_landmarks_agree_with_the_mask(drawn):
         centre = marks[:, [first + 1, first + 2, first + 4, first + 5]].mean(axis=1)
         assert (label_at(centre)[~glasses] == LABEL[name]).all()
     assert (label_at(drawn.points[:, 0])[~glasses] == LABEL["l_eye"]).mean() > 0.99
-    assert (label_at(marks[:, 19])[~glasses] == LABEL["l_brow"]).mean() > 0.95
-    assert (label_at(marks[:, 24])[~glasses] == LABEL["r_brow"]).mean() > 0.95
+    for point, name in ((19, "l_brow"), (24, "r_brow")):
+        label = label_at(marks[:, point])[~glasses]
+        assert np.isin(label, [LABEL[name], LABEL["hair"]]).mean() > 0.99
+        assert (label == LABEL[name]).mean() > 0.85, "a fringe hides few brows"
     assert (label_at(marks[:, 33] - [0, 2.5]) == LABEL["nose"]).mean() > 0.95
     opening = marks[:, 66, 1] - marks[:, 62, 1]
     inside = label_at(marks[:, [62, 66]].mean(axis=1))
