@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 __all__ = ["METRICS", "MetricInfo", "describe"]
-
-Better = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
@@ -16,88 +13,95 @@ class MetricInfo:
 
     Attributes:
         name: key in `Judgement.metrics`.
-        what: one line.
-        better: which direction the person who publishes faces wants.
-        low, high: range.
+        meaning: one line.
+        higher_is_better: for the person who publishes faces; of numbers on clear faces, for the model that judges.
+        low, high: bounds.
         unit: empty for a share.
     """
 
     name: str
-    what: str
-    better: Better = "neither"
+    meaning: str
+    higher_is_better: bool
     low: float = 0.0
     high: float = 1.0
     unit: str = ""
+
+    @property
+    def range(self) -> str:
+        """The bounds in words."""
+        return f"{self.low:g} to {self.high:g}" + (f" {self.unit}" if self.unit else "")
 
 
 def _all() -> tuple[MetricInfo, ...]:
     info = MetricInfo
     return (
-        info("privacy", "1 - advantage of the worst attacker over chance, relative to clear faces (objective)", "higher"),
-        info("utility", "chance-corrected share of faces that keep their expression, mean over models (objective)", "higher"),
-        info("privacy/naive", "the same, had only the ignorant attacker been tried", "higher"),
-        info("privacy/gap", "privacy/naive - privacy: what a naive evaluation overstates", "neither", -1.0),
-        info("privacy/max_on_e", "privacy with the attacker chosen on the reported people: optimistic for the attacker", "higher"),
-        info("privacy/rank1", "rank-1 of the worst attacker in a random gallery of the standard size, mean over people", "lower"),
-        info("privacy/rank1_full", "rank-1 among all enrolled people, mean over people", "lower"),
-        info("privacy/rank1_micro", "rank-1 among all enrolled people, mean over photographs", "lower"),
-        info("privacy/rank5", "rank-5 among all enrolled people, mean over people", "lower"),
-        info("privacy/naive_rank1", "rank-1 of the ignorant attacker at the standard gallery size", "lower"),
-        info("privacy/risk_median", "rank-1 of the median person", "lower"),
-        info("privacy/risk_worst_tenth", "mean rank-1 of the tenth of people most at risk", "lower"),
-        info("privacy/risk_above_half", "share of people recognised more often than not", "lower"),
-        info("privacy/auc", "verification AUC, anonymized against anonymized, worst embedder", "lower", 0.0),
-        info("privacy/eer", "verification equal error rate, anonymized against anonymized", "higher"),
-        info("privacy/dprime", "separation of genuine and impostor scores", "lower", -10.0, 10.0, "standard deviations"),
-        info("privacy/auc_naive", "verification AUC, anonymized against clear", "lower"),
-        info("privacy/eer_naive", "verification equal error rate, anonymized against clear", "higher"),
+        info("privacy", "1 - advantage of the worst attacker over chance, relative to clear faces (objective)", True),
+        info("utility", "chance-corrected share of faces that keep their expression, mean over models (objective)", True),
+        info("privacy/naive", "the same, had only the ignorant attacker been tried", True),
+        info("privacy/gap", "privacy/naive - privacy: what a naive evaluation overstates", False, -1.0),
+        info("privacy/max_on_e", "privacy with the attacker chosen on the reported people: optimistic for the attacker", True),
+        info("privacy/rank1", "rank-1 of the worst attacker in a random gallery of the standard size, mean over people", False),
+        info("privacy/rank1_full", "rank-1 among all enrolled people, mean over people", False),
+        info("privacy/rank1_micro", "rank-1 among all enrolled people, mean over photographs", False),
+        info("privacy/rank5", "rank-5 among all enrolled people, mean over people", False),
+        info("privacy/naive_rank1", "rank-1 of the ignorant attacker at the standard gallery size", False),
+        info("privacy/risk_median", "rank-1 of the median person", False),
+        info("privacy/risk_worst_tenth", "mean rank-1 of the tenth of people most at risk", False),
+        info("privacy/risk_above_half", "share of people recognised more often than not", False),
+        info("privacy/auc", "verification AUC, anonymized against anonymized, worst embedder", False),
+        info("privacy/eer", "verification equal error rate, anonymized against anonymized", True),
+        info("privacy/dprime", "separation of genuine and impostor scores", False, -10.0, 10.0, "standard deviations"),
+        info("privacy/auc_naive", "verification AUC, anonymized against clear", False),
+        info("privacy/eer_naive", "verification equal error rate, anonymized against clear", True),
         *(
             item
             for far in ("1e-1", "1e-2", "1e-3")
             for item in (
-                info(f"privacy/tar_at_far_{far}", f"true accepts at false accept rate {far}, threshold from anonymized impostors of S", "lower"),
-                info(f"privacy/far_at_{far}", f"false accept rate that this threshold reaches on E (wanted {far})"),
-                info(f"privacy/tar_at_far_{far}_deployed", f"true accepts at the threshold a deployed system sets on clear faces for {far}", "lower"),
-                info(f"privacy/far_at_{far}_deployed", f"false accept rate that the deployed threshold reaches on E (wanted {far})"),
+                info(f"privacy/tar_at_far_{far}", f"true accepts at false accept rate {far}, threshold from anonymized impostors of S", False),
+                info(f"privacy/far_at_{far}", f"false accept rate that this threshold reaches on E (wanted {far})", False),
+                info(f"privacy/tar_at_far_{far}_deployed", f"true accepts at the threshold a deployed system sets on clear faces for {far}", False),
+                info(f"privacy/far_at_{far}_deployed", f"false accept rate that the deployed threshold reaches on E (wanted {far})", False),
             )
         ),
-        info("selection/privacy", "privacy on the people of role S: choose the front by it, report `privacy`", "higher"),
-        info("selection/utility", "utility on the faces of role S", "higher"),
-        info("utility/recall", "share of faces that keep their class, mean over classes", "higher"),
-        info("utility/match", "share of faces that keep their class", "higher"),
-        info("utility/kappa", "Cohen's kappa between clear and anonymized answers", "higher", -1.0),
-        info("utility/js", "expression consistency: 1 - Jensen-Shannon divergence / ln 2", "higher"),
-        info("utility/js_corrected", "the same without the credit for always giving the usual mixture", "higher"),
-        info("utility/kl_exp", "mean exp(-KL(clear || anonymized))", "higher"),
-        info("utility/tv", "1 - total variation distance", "higher"),
-        info("utility/accuracy", "expression accuracy on anonymized faces, by label", "higher"),
-        info("utility/accuracy_clear", "expression accuracy on clear faces, by label", "neither"),
-        info("utility/uar", "mean class recall on anonymized faces, by label", "higher"),
-        info("utility/uar_clear", "mean class recall on clear faces, by label", "neither"),
-        info("utility/f1", "macro F1 on anonymized faces, by label", "higher"),
-        info("utility/f1_clear", "macro F1 on clear faces, by label", "neither"),
-        info("utility/retention", "how much of the class recall above chance is left", "higher"),
-        info("realism/psnr", "peak signal to noise ratio against the clear crop", "higher", 0.0, 100.0, "dB"),
-        info("realism/ssim", "structural similarity to the clear crop", "higher", -1.0),
-        info("realism/lpips", "perceptual distance to the clear crop", "lower", 0.0, 2.0),
-        info("legacy/privacy", "clip(1 - max(top-1, adaptive, AUC)): comparison with older numbers only", "higher"),
-        info("legacy/consistency", "clip(1 - mean KL): comparison with older numbers only", "higher"),
+        info("selection/privacy", "privacy on the people of role S: choose the front by it, report `privacy`", True),
+        info("selection/utility", "utility on the faces of role S", True),
+        info("utility/recall", "share of faces that keep their class, mean over classes", True),
+        info("utility/match", "share of faces that keep their class", True),
+        info("utility/kappa", "Cohen's kappa between clear and anonymized answers", True, -1.0),
+        info("utility/js", "expression consistency: 1 - Jensen-Shannon divergence / ln 2", True),
+        info("utility/js_corrected", "the same without the credit for always giving the usual mixture", True),
+        info("utility/kl_exp", "mean exp(-KL(clear || anonymized))", True),
+        info("utility/tv", "1 - total variation distance", True),
+        info("utility/accuracy", "expression accuracy on anonymized faces, by label", True),
+        info("utility/accuracy_clear", "expression accuracy on clear faces, by label", True),
+        info("utility/uar", "mean class recall on anonymized faces, by label", True),
+        info("utility/uar_clear", "mean class recall on clear faces, by label", True),
+        info("utility/f1", "macro F1 on anonymized faces, by label", True),
+        info("utility/f1_clear", "macro F1 on clear faces, by label", True),
+        info("utility/retention", "how much of the class recall above chance is left", True),
+        info("realism/psnr", "peak signal to noise ratio against the clear crop", True, 0.0, 100.0, "dB"),
+        info("realism/ssim", "structural similarity to the clear crop", True, -1.0),
+        info("realism/lpips", "perceptual distance to the clear crop", False, 0.0, 2.0),
+        info("legacy/privacy", "clip(1 - max(top-1, adaptive, AUC)): comparison with older numbers only", True),
+        info("legacy/consistency", "clip(1 - mean KL): comparison with older numbers only", True),
     )  # fmt: skip
 
 
-METRICS: dict[str, MetricInfo] = {item.name: item for item in _all()}
-"""All metrics of a judgement by name, objectives first; `utility/<model>` and `utility/<model>/<metric>` repeat some per expression model."""
+METRICS: tuple[MetricInfo, ...] = _all()
+"""All metrics of a judgement, objectives first; `utility/<model>` and `utility/<model>/<metric>` repeat some per expression model."""
+
+_BY_NAME = {item.name: item for item in METRICS}
 
 
 def describe(name: str) -> MetricInfo | None:
     """The entry of a metric, also of a per-model one (`utility/vit/match`); None for an unknown name.
 
-    >>> describe("utility/vit/match").what
+    >>> describe("utility/vit/match").meaning
     'share of faces that keep their class'
     """
-    if name in METRICS:
-        return METRICS[name]
+    if name in _BY_NAME:
+        return _BY_NAME[name]
     parts = name.split("/")
     if parts[0] != "utility" or len(parts) not in (2, 3):
         return None
-    return METRICS.get("utility" if len(parts) == 2 else f"utility/{parts[2]}")
+    return _BY_NAME.get("utility" if len(parts) == 2 else f"utility/{parts[2]}")
