@@ -199,7 +199,7 @@ def contact_sheet(faces: SyntheticFaces, people: int = 7) -> ByteArray:
             pictures = np.ascontiguousarray(palette[drawn.mask])
             for picture, marks in zip(pictures, drawn.landmarks, strict=True):
                 for x, y in np.round(marks * 16).astype(int).tolist():
-                    cv2.circle(picture, (x, y), 20, (20, 20, 20), -1, cv2.LINE_AA, 4)
+                    cv2.circle(picture, (x, y), 12, (20, 20, 20), -1, cv2.LINE_AA, 4)
         for picture, expression in zip(pictures, drawn.expression, strict=True):
             top, left = head + gap + row * (size + gap), gap + int(expression) * (size + gap)
             sheet[top : top + size, left : left + size] = picture
