@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from raysweep.anonymizers.base import Teachers
 from raysweep.anonymizers.ganonymization.conditioning import condition, condition_channels, resize_mask
-from raysweep.anonymizers.ganonymization.network import Discriminator, Generator, initialise
+from raysweep.anonymizers.ganonymization.network import Discriminator, Generator, build
 from raysweep.errors import ConfigError, ModelError
 from raysweep.training.losses import (
     adversarial_loss,
@@ -441,10 +441,8 @@ def pretrain(recipe: Recipe, report: Callable[[Mapping[str, float]], None]) -> G
     """Train the generator of a recipe on the CPU."""
     seeded = torch.Generator().manual_seed(recipe.seed)
     channels = condition_channels(recipe.conditioning)
-    generator = Generator(channels, recipe.width, recipe.depth)
-    discriminator = Discriminator(3 + channels, recipe.discriminator_width)
-    initialise(generator, seeded)
-    initialise(discriminator, seeded)
+    generator = build(lambda: Generator(channels, recipe.width, recipe.depth), seeded)
+    discriminator = build(lambda: Discriminator(3 + channels, recipe.discriminator_width), seeded)
     train_generator(
         generator,
         discriminator,

@@ -45,3 +45,25 @@ class TestKSameOverImages(TestKSame):
     @pytest.fixture
     def setting(self) -> Mapping[str, Value]:
         return {"k": 3, "unit": "images", "space": "eigen"}
+
+
+class TestGANonymization(AnonymizerContract):
+    @pytest.fixture
+    def anonymizer_class(self) -> type[Anonymizer]:
+        return get_anonymizer("ganonymization")
+
+    @pytest.fixture
+    def setting(self) -> Mapping[str, Value]:
+        return {
+            "init": "scratch",
+            "steps": 2,
+            "shape_mix": 0.5,
+            "landmark_noise": 0.01,
+            "conditioning": "landmarks+mask",
+        }
+
+
+class TestGANonymizationFromLandmarks(TestGANonymization):
+    @pytest.fixture
+    def setting(self) -> Mapping[str, Value]:
+        return {"init": "scratch", "steps": 0, "size": 32, "depth": 3, "width": 8}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from raysweep.anonymizers.base import Anonymizer, FitContext, State
 from raysweep.anonymizers.ganonymization.conditioning import CONDITIONINGS, condition, condition_channels
-from raysweep.anonymizers.ganonymization.network import Discriminator, Generator, initialise
+from raysweep.anonymizers.ganonymization.network import Discriminator, Generator, build
 from raysweep.anonymizers.ganonymization.shape import ShapeSpace, jitter
 from raysweep.errors import ConfigError, ModelError, TrialError
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
@@ -152,8 +152,9 @@ class GANonymization(Anonymizer):
         pairs = Pairs.of(background, int(setting["size"]), str(setting["conditioning"]))
         generator, start = self._start(background.synthetic, context.seed)
         if steps:
-            discriminator = Discriminator(3 + condition_channels(pairs.kind), int(setting["discriminator_width"]))
-            initialise(discriminator, torch.Generator().manual_seed(context.seed + 1))
+            channels, width = 3 + condition_channels(pairs.kind), int(setting["discriminator_width"])
+            random = torch.Generator().manual_seed(context.seed + 1)
+            discriminator = build(lambda: Discriminator(channels, width), random)
             train_generator(
                 generator,
                 discriminator,
@@ -233,9 +234,9 @@ class GANonymization(Anonymizer):
         most = 64 if self._device.type == "cuda" else 16
         return max(1, min(most, most * 128 * 128 // size**2))
 
-    def _network(self) -> Generator:
+    def _network(self, random: torch.Generator | None = None) -> Generator:
         channels = condition_channels(str(self.setting["conditioning"]))
-        return Generator(channels, int(self.setting["width"]), int(self.setting["depth"]))
+        return build(lambda: Generator(channels, int(self.setting["width"]), int(self.setting["depth"])), random)
 
     def _objective(self) -> Objective:
         setting: dict[str, Any] = self.setting
@@ -255,10 +256,9 @@ class GANonymization(Anonymizer):
                 "ganonymization: init = 'pretrained': the shipped weights were trained on drawn faces and are not for photographs; "
                 "use init=scratch (or auto)"
             )
-        generator = self._network()
         if init == "scratch" or not synthetic or _misfits(self.setting):
-            initialise(generator, torch.Generator().manual_seed(seed))
-            return generator, "scratch"
+            return self._network(torch.Generator().manual_seed(seed)), "scratch"
+        generator = self._network()
         _take_over(generator, load_pretrained())
         return generator, "pretrained"
 

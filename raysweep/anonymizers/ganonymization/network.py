@@ -7,11 +7,16 @@ dict: `downK.model.0.weight`, `upK.model.0.weight`, `final.2.weight`, `final.2.b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Discriminator", "Generator", "initialise"]
+__all__ = ["Discriminator", "Generator", "build"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 PUBLISHED_WIDTH = 64
 PUBLISHED_HALVINGS = 8
@@ -152,15 +157,22 @@ class Discriminator(nn.Module):
         return verdict
 
 
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Every (transposed) convolution's weight from N(0, 0.02), as published; biases 0 (published: torch's default, not seeded).
+def build(make: Callable[[], Network], random: torch.Generator | None = None) -> Network:
+    """Make a network without touching the global random state, and draw its weights as published.
+
+    Every (transposed) convolution's weight comes from N(0, 0.02); biases are 0 (published: torch's default).
 
     Args:
-        network: changed in place; on the CPU.
-        generator: the random numbers.
+        make: makes the network, on the CPU.
+        random: the random numbers; None leaves the weights to whoever loads them.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    # torch fills new layers with numbers from the global state, which is not ours to move on.
+    with torch.random.fork_rng(devices=[]):
+        network = make()
+    if random is not None:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, 0.0, 0.02, generator=random)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return network

@@ -15,16 +15,22 @@ def random_images(n: int, height: int, width: int, seed: int = 0) -> torch.Tenso
 
 
 @settings(max_examples=25, deadline=None)
-@given(radius=st.integers(5, 50), side=st.sampled_from([24, 48, 112, 113]), seed=st.integers(0, 99))
-def test_it_is_opencv_within_one_level(radius: int, side: int, seed: int) -> None:
+@given(radius=st.integers(5, 50), side=st.sampled_from([64, 112, 113]), seed=st.integers(0, 99))
+def test_it_is_opencv_in_floats_rounded_once(radius: int, side: int, seed: int) -> None:
     kernel = 2 * radius + 1
     image = random_images(1, side, side, seed)
-    # OpenCV refuses nothing either, but reflects only once: compare where the kernel fits the image.
-    if radius >= side:
-        return
-    ours = gaussian_blur(image, kernel)[0].permute(1, 2, 0).numpy().astype(int)
-    theirs = cv2.GaussianBlur(image[0].permute(1, 2, 0).numpy(), (kernel, kernel), 0).astype(int)
-    assert np.abs(ours - theirs).max() <= 1
+    ours = gaussian_blur(image, kernel)[0].permute(1, 2, 0).numpy().astype(float)
+    floats = cv2.GaussianBlur(image[0].permute(1, 2, 0).numpy().astype(np.float32), (kernel, kernel), 0)
+    assert np.abs(ours - floats).max() <= 0.52
+
+
+@pytest.mark.parametrize("kernel", [11, 31, 101])
+def test_opencv_in_bytes_is_within_one_level_on_smooth_pictures(kernel: int) -> None:
+    # OpenCV's byte routine rounds twice and errs by up to 1.5 levels on noise; on pictures it is within one.
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8), (112, 112))
+    ours = gaussian_blur(torch.from_numpy(picture).permute(2, 0, 1)[None], kernel)[0].permute(1, 2, 0).numpy()
+    theirs = cv2.GaussianBlur(picture, (kernel, kernel), 0)
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 30])
