@@ -15,17 +15,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from raysweep.engine.references import ReferenceStore, ReferenceWriter, RowLabels
 from raysweep.errors import DataError, RaysweepError, StoreError
-from raysweep.preprocess.rows import Columns, Recipe, crop_rows, recipe_for
+from raysweep.preprocess.measure import measure_columns
+from raysweep.preprocess.rows import Columns, Recipe, Tools, crop_rows, recipe_for
 from raysweep.preprocess.tools import open_tools
 from raysweep.schema import Frame
 
 if TYPE_CHECKING:
+    from raysweep.models.base import Embedder, ExpressionModel
     from raysweep.models.zoo import Zoo
 
 __all__ = [
@@ -262,12 +265,17 @@ def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
 
 
 # --------------------------------------------------------------------- actors: models, and a call
+# Models are loaded by the first call: what fails there reaches the driver as itself, what fails in a constructor only as text.
 class CropRows:
     """Work item -> columns of `crop_rows`."""
 
     def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
-        _limit_threads(threads)
-        self._recipe, self._tools = recipe, open_tools(zoo, "cpu", threads)
+        self._zoo, self._recipe, self._threads = zoo, recipe, threads
+
+    @cached_property
+    def _tools(self) -> Tools:
+        _limit_threads(self._threads)
+        return open_tools(self._zoo, "cpu", self._threads)
 
     def __call__(self, item: Mapping[str, Any]) -> Columns:
         """One work item, as arrays of length 1."""
@@ -279,16 +287,17 @@ class MeasureCrops:
     """Columns of `crop_rows` -> the same and the models' answers."""
 
     def __init__(self, zoo: Zoo, frame: Frame, device: str, threads: int) -> None:
-        _limit_threads(threads)
-        self._frame, self._device = frame, device
-        self._embedders = zoo.embedders(device, threads=threads)
-        self._expression = zoo.expression_models(device, threads=threads)
+        self._zoo, self._frame, self._device, self._threads = zoo, frame, device, threads
+
+    @cached_property
+    def _models(self) -> tuple[list[Embedder], list[ExpressionModel]]:
+        _limit_threads(self._threads)
+        zoo, device = self._zoo, self._device
+        return zoo.embedders(device, threads=self._threads), zoo.expression_models(device, threads=self._threads)
 
     def __call__(self, columns: Columns) -> Columns:
         """One block."""
-        from raysweep.preprocess.measure import measure_columns
-
-        return measure_columns(columns, self._frame, self._embedders, self._expression, self._device)
+        return measure_columns(columns, self._frame, *self._models, self._device)
 
 
 class PrepareRows:

@@ -6,10 +6,12 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raysweep.errors import RaysweepError
@@ -18,6 +20,7 @@ __all__ = ["SessionError", "object_store_bytes", "secure_token", "start_ray"]
 
 MAX_OBJECT_STORE = 4 * 2**30
 MIN_OBJECT_STORE = 256 * 2**20
+KNOCK_S = 10.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -59,7 +62,7 @@ def start_ray(cpus: int | None = None, address: str | None = None, *, log_to_dri
         yield
         return
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_line("RAY_BACKEND_LOG_LEVEL"):
             warnings.simplefilter("ignore", FutureWarning)
             if address is None:
                 ray.init(
@@ -71,6 +74,7 @@ def start_ray(cpus: int | None = None, address: str | None = None, *, log_to_dri
                     logging_level=logging.ERROR,
                 )
             else:
+                _knock(address)
                 ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError, its own and gRPC's
         raise SessionError(_advice(address, error)) from error
@@ -118,16 +122,26 @@ def secure_token(*, create: bool, home: Path | None = None) -> bool:
         if not create or given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # Linked into place whole: another process that starts at this moment sees no token or a complete one.
+        new = path.with_name(f".auth_token.{os.getpid()}")
+        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
-    except FileExistsError:
-        return True  # of another process that starts at this moment
+        with suppress(FileExistsError):
+            os.link(new, path)
+        new.unlink()
     except OSError as error:
         raise SessionError(
             f"{path}: the token of Ray's authentication cannot be kept there ({error.strerror})"
         ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Open and close a connection: Ray itself would knock for many minutes where nobody is."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _use_token() -> None:
@@ -139,6 +153,25 @@ def _use_token() -> None:
         Config.initialize("")  # as Ray does itself after it set the variable
 
 
+@contextmanager
+def _without_line(word: str) -> Iterator[None]:
+    """Hold back what native code writes to stderr, and let it go afterwards without the lines that hold `word`."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if word.encode() not in line:
+                    os.write(2, line)
+
+
 def _quiet_data() -> None:
     """Ray Data of this process: no bars, no plan on screen, and pools that may take their time to load models."""
     import ray.data
@@ -146,7 +179,7 @@ def _quiet_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised
 
 
 def _advice(address: str | None, error: Exception) -> str:
