@@ -36,6 +36,8 @@ UTILITY_LABEL = "utility U (1 = expression fully kept)"
 FRONT = "#0072B2"
 KNEE = "#D55E00"
 TRIAL = "#8A949E"
+STAIRS = "#8FC1E3"
+BARS = "#4A5560"
 CONTROL = "#444B52"
 AREA = "rgba(0, 114, 178, 0.07)"
 GRID = "#E6E9EC"
@@ -81,7 +83,7 @@ def front_figure(records: Sequence[TrialRecord], info: SweepInfo) -> Any:
                 x=[x for x, _ in stairs],
                 y=[y for _, y in stairs],
                 mode="lines",
-                line={"color": FRONT, "width": 1.5},
+                line={"color": STAIRS, "width": 2.5},
                 hoverinfo="skip",
                 showlegend=False,
             )
@@ -115,7 +117,7 @@ def front_figure(records: Sequence[TrialRecord], info: SweepInfo) -> Any:
             text="no trial can be ranked yet: privacy and utility are needed",
             x=0.5, y=0.5, showarrow=False, font={"color": CONTROL, "size": 14},
         )  # fmt: skip
-    _layout(figure, page(_title(info)), page(_subtitle(state, info), 400))
+    _layout(figure, page(_title(info)), "<br>".join(page(line) for line in _subtitle(state, info)))
     figure.update_xaxes(title=PRIVACY_LABEL, range=[-0.03, 1.06], dtick=0.2)
     figure.update_yaxes(title=UTILITY_LABEL, range=[-0.03, 1.06], dtick=0.2)
     return figure
@@ -149,7 +151,7 @@ def front_html(records: Sequence[TrialRecord], info: SweepInfo, path: Path) -> P
         include_plotlyjs=True,
         full_html=True,
         default_width="100%",
-        default_height="720px",
+        default_height="97vh",
         config={"displaylogo": False, "responsive": True, "toImageButtonOptions": {"filename": "front"}},
     )
     return _replace(path, lambda file: file.write(text.encode("utf-8")))
@@ -164,9 +166,13 @@ def front_png(records: Sequence[TrialRecord], info: SweepInfo, path: Path) -> Pa
     figure = Figure(figsize=(10, 7.2), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.09, 0.1, 0.88, 0.755))
-    _draw(axes, standing(records, info))
-    figure.text(0.09, 0.94, _title(info), fontsize=15, color=INK, weight="bold", parse_math=False)
-    figure.text(0.09, 0.895, _subtitle(standing(records, info), info), fontsize=10, color=CONTROL, parse_math=False)
+    state = standing(records, info)
+    _draw(axes, state)
+    figure.text(0.09, 0.945, _title(info), fontsize=15, color=INK, weight="bold", parse_math=False)
+    text = "\n".join(_subtitle(state, info))
+    figure.text(
+        0.09, 0.93, text, fontsize=10, color=CONTROL, parse_math=False, verticalalignment="top", linespacing=1.4
+    )
     return _replace(path, lambda file: figure.savefig(file, format="png"))
 
 
@@ -204,18 +210,16 @@ def _title(info: SweepInfo) -> str:
     return f"{plain(info.name, 60)} on {plain(info.dataset, 60)}"
 
 
-def _subtitle(state: Standing, info: SweepInfo) -> str:
+def _subtitle(state: Standing, info: SweepInfo) -> list[str]:
     failed = sum(record.state == "failed" for record in state.trials)
-    words = [
-        f"hypervolume {state.hypervolume:.3f}",
-        f"{len(state.front)} of {len(state.trials)} trials on the front",
-    ]
+    words = [f"hypervolume {state.hypervolume:.3f}", f"{len(state.front)} of {len(state.trials)} trials on the front"]
     if failed:
         words.append(f"{failed} failed")
-    words.append("bars: 95 % intervals over identities")
+    words.append("bars: 95 % intervals")
+    lines = ["; ".join(words)]
     if info.synthetic:
-        words.append("SYNTHETIC faces (drawn, not photographed)")
-    return "; ".join(words)
+        lines.append("SYNTHETIC faces: drawn, not photographed; the numbers say nothing about real people")
+    return lines
 
 
 def _setting(record: TrialRecord) -> str:
@@ -286,7 +290,7 @@ def _bars(records: Sequence[TrialRecord], name: str) -> dict[str, Any]:
         "symmetric": False,
         "array": [high for _, high in reach],
         "arrayminus": [low for low, _ in reach],
-        "color": FRONT,
+        "color": BARS,
         "thickness": 1,
         "width": 3,
     }
@@ -329,7 +333,7 @@ def _draw(axes: Any, state: Standing) -> None:
     if state.front:
         stairs = _stairs(state)
         axes.fill([0, *(x for x, _ in stairs)], [0, *(y for _, y in stairs)], color=FRONT, alpha=0.07, linewidth=0)
-        axes.plot([x for x, _ in stairs], [y for _, y in stairs], color=FRONT, linewidth=1.4)
+        axes.plot([x for x, _ in stairs], [y for _, y in stairs], color=STAIRS, linewidth=2.2)
     if others:
         places = [_at(record) for record in others]
         axes.scatter(*zip(*places, strict=True), s=38, color=TRIAL, alpha=0.55, linewidths=0, label="trial")
@@ -342,7 +346,7 @@ def _draw(axes: Any, state: Standing) -> None:
         axes.errorbar(
             *zip(*places, strict=True),
             xerr=spans["privacy"], yerr=spans["utility"],
-            fmt="none", ecolor=FRONT, elinewidth=0.9, capsize=2, alpha=0.7,
+            fmt="none", ecolor=BARS, elinewidth=0.9, capsize=2, alpha=0.7,
         )  # fmt: skip
         axes.scatter(*zip(*places, strict=True), s=72, color=FRONT, edgecolors="white", zorder=3, label="Pareto front")
         for record in state.front:

@@ -12,12 +12,14 @@ import logging
 import math
 import os
 import queue
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -88,7 +90,9 @@ class Delivery:
     def message(self) -> str:
         """One line for the screen."""
         if not self.not_logged:
-            return f"MLflow: {self.sent} trials sent" + (f", {self.already} were there already" if self.already else "")
+            return f"MLflow: {_trials(self.sent)} sent" + (
+                f", {self.already} were there already" if self.already else ""
+            )
         return f"not logged: {'; '.join(self.not_logged)}. Nothing is lost: the same command again sends them."
 
 
@@ -107,7 +111,7 @@ class MlflowSink:
         print(sink.finish(records, "FINISHED").message)
     """
 
-    def __init__(self, tracking_uri: str, info: SweepInfo, patience_s: float = 60.0) -> None:
+    def __init__(self, tracking_uri: str, info: SweepInfo, patience_s: float = 120.0) -> None:
         self.tracking_uri = tracking_uri
         self.info = info
         self._patience_s = patience_s
@@ -130,6 +134,7 @@ class MlflowSink:
         self._pause_s = FIRST_PAUSE_S
         self._report: tuple[Path, ...] = ()
         self._failing = False
+        self._imported = threading.Event()
 
     @property
     def url(self) -> str:
@@ -144,6 +149,9 @@ class MlflowSink:
     def start(self) -> None:
         """Start the thread; it imports mlflow (seconds), makes the store and the parent run."""
         if self._thread is None:
+            # Plotly and others look at sys.modules["pandas"]; while another thread imports it they would find half of it.
+            import_module("pandas")
+
             self._progress_at = time.monotonic()
             self._queue.put(((), None))  # wakes the thread to connect, before there is anything to send
             self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
@@ -163,12 +171,13 @@ class MlflowSink:
         Waits as long as MLflow makes progress, and `patience_s` when it does not.
         """
         problems: list[str] = []
+        self.start()
+        self._imported.wait(self._patience_s)
         try:
             self._report = tuple(write_report(records, self.info, self.info.run_folder / "report"))
         except Exception as error:  # the sweep is done: a figure that fails must not take its results along
-            problems.append(f"report ({_reason(error)})")
+            problems.append(f"the report ({_reason(error)})")
         self._progress_at = time.monotonic()
-        self.start()
         self._queue.put((tuple(records), status))
         while not self._done.wait(0.1):
             if time.monotonic() - self._progress_at > self._patience_s:
@@ -254,9 +263,11 @@ class MlflowSink:
     def _connect(self) -> None:
         if self._client is None:
             quiet_mlflow()
-            _check_store(self.tracking_uri)
-            from mlflow import MlflowClient
-
+            try:
+                _check_store(self.tracking_uri)
+                from mlflow import MlflowClient
+            finally:
+                self._imported.set()
             self._progress_at = time.monotonic()
             self._client = MlflowClient(tracking_uri=self.tracking_uri)
         if not self._experiment_id:
@@ -273,7 +284,13 @@ class MlflowSink:
         name = plain(f"raysweep/{plain(self.info.dataset, 200)}", 250)
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return str(self._client.create_experiment(name, artifact_location=self._artifact_location()))
+            return str(
+                self._client.create_experiment(
+                    name,
+                    artifact_location=self._artifact_location(),
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
+            )
         if found.lifecycle_stage != "active":
             raise StoreError(
                 f"the experiment {name!r} was deleted in MLflow: restore it there, or remove it for good with `mlflow gc`"
@@ -319,7 +336,7 @@ class MlflowSink:
             **{f"model.{model.role or 'other'}.{model.name}": f"licence {model.licence or 'not known'}, sha256 {model.sha256 or 'not known'}"
                for model in info.models},
         }  # fmt: skip
-        metrics, reasons = _metrics(info.clear, int(run.info.start_time))
+        metrics, reasons = _metrics(info.clear, int(run.info.start_time), bounds=False)
         self._log(
             self._parent_id,
             # Parameters cannot be changed and a metric logged twice draws a vertical line: add only what is missing.
@@ -473,7 +490,7 @@ class MlflowSink:
 
     def _missing(self, records: Iterable[TrialRecord]) -> str:
         keys = {record.key for record in records} - self._sent - self._already
-        return f"{len(keys)} trials, the front and the report" if keys else "the front and the report"
+        return f"{_trials(len(keys))}, the front and the report" if keys else "the front and the report"
 
 
 @dataclass(frozen=True)
@@ -487,7 +504,7 @@ class _Child:
 
 
 # ------------------------------------------------------------------ translation
-def _metrics(values: Mapping[str, MetricValue], stamp_ms: int) -> tuple[list[Any], dict[str, str]]:
+def _metrics(values: Mapping[str, MetricValue], stamp_ms: int, bounds: bool = True) -> tuple[list[Any], dict[str, str]]:
     """Numbers as metrics with their interval; what is not a number as a tag that says why."""
     from mlflow.entities import Metric
 
@@ -503,7 +520,7 @@ def _metrics(values: Mapping[str, MetricValue], stamp_ms: int) -> tuple[list[Any
             continue
         metrics.append(Metric(key, float(value.value), stamp_ms, 0))
         for end, bound in (("lo", value.lo), ("hi", value.hi)):
-            if math.isfinite(bound):
+            if bounds and math.isfinite(bound):
                 metrics.append(Metric(f"{key}_{end}", float(bound), stamp_ms, 0))
     return metrics, tags
 
@@ -582,8 +599,11 @@ def _shown(uri: str) -> str:
 def _reason(error: BaseException) -> str:
     """First line of an error, passwords in addresses left out."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    words = [redact(word) if "://" in word else word for word in first.split()]
-    return plain(" ".join(words), 240)
+    return plain(re.sub(r"://[^\s/]*:[^\s]*@", "://***@", first), 240)
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def _grouped(pending: Mapping[str, str]) -> list[str]:
@@ -595,6 +615,6 @@ def _grouped(pending: Mapping[str, str]) -> list[str]:
     lines = []
     for reason, items in by_reason.items():
         trials = sum(item not in names for item in items)
-        parts = [names[item] for item in items if item in names] + ([f"{trials} trials"] if trials else [])
+        parts = [names[item] for item in items if item in names] + ([_trials(trials)] if trials else [])
         lines.append(f"{', '.join(parts)} ({reason})")
     return lines

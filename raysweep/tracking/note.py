@@ -64,13 +64,12 @@ def trial_note(record: TrialRecord, limit: int = 7500) -> str:
 
 
 def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
-    lines = [f"## {markdown(info.name, 80)} on {markdown(info.dataset, 80)}", ""]
-    if info.synthetic:
-        lines += [
-            "**Synthetic faces.** They are drawn by raysweep, not photographed, and judged by small networks trained on such "
-            "drawings. The numbers show that the method works; they say nothing about photographs of people.",
-            "",
-        ]
+    # MLflow folds the note after some 90 pixels: the answer must stand in the first lines.
+    lines = (
+        ["**Synthetic faces: drawn, not photographed; the numbers say nothing about real people.**  "]
+        if info.synthetic
+        else []
+    )
     lines += [*(f"{markdown(line, 600)}  " for line in reading(state, info)), ""]
     if state.front:
         lines += ["### Pareto front, most private first", ""]

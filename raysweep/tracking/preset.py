@@ -23,6 +23,8 @@ from raysweep.tracking.text import entity_key, plain, redact
 __all__ = ["front_url", "preset_view", "view_url"]
 
 MAX_AXES = 6
+WORKFLOW = "workflowType=machine_learning"
+"""Opens the side of the UI for training runs, not the one for language models."""
 
 
 def preset_view(records: Sequence[TrialRecord], info: SweepInfo, now_ms: int) -> tuple[str, str]:
@@ -62,12 +64,12 @@ def preset_view(records: Sequence[TrialRecord], info: SweepInfo, now_ms: int) ->
 
 def front_url(tracking_uri: str, experiment_id: str, run_id: str, host: str = "127.0.0.1", port: int = 5000) -> str:
     """Link to the parent run: of the server when the store is one, else of `python -m raysweep ui` on this machine."""
-    return f"{_base(tracking_uri, host, port)}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{_base(tracking_uri, host, port)}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}?{WORKFLOW}"
 
 
 def view_url(tracking_uri: str, experiment_id: str, view_key: str, host: str = "127.0.0.1", port: int = 5000) -> str:
     """Link to the preset view; `view_key` is the sweep's key."""
-    query = f"viewStateShareKey={quote(_view_key(view_key))}&compareRunsMode=CHART"
+    query = f"viewStateShareKey={quote(_view_key(view_key))}&compareRunsMode=CHART&{WORKFLOW}"
     return f"{_base(tracking_uri, host, port)}/#/experiments/{quote(experiment_id)}/runs?{query}"
 
 
@@ -104,7 +106,8 @@ def _defaults() -> dict[str, Any]:
         "runsVisibilityMap": {},
         "viewMaximized": False,
         "runListHidden": False,
-        "isAccordionReordered": False,
+        # Else the sections that MLflow makes by itself stand above ours.
+        "isAccordionReordered": True,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
@@ -120,18 +123,14 @@ def _charts(records: Sequence[TrialRecord], info: SweepInfo) -> dict[str, Any]:
 
     section = name("section")
     common = {"metricSectionId": section, "runsCountToCompare": 1000, "deleted": False, "isGenerated": False}
-    metrics = [("privacy", "utility")]
-    charts: list[dict[str, Any]] = [
+    charts = [
         {
             **common,
-            "uuid": name(f"{x}/{y}"),
+            "uuid": name("scatter"),
             "type": "SCATTER",
-            "xaxis": {"key": x, "type": "METRIC"},
-            "yaxis": {"key": y, "type": "METRIC"},
-        }
-        for x, y in metrics
-    ]
-    charts.append(
+            "xaxis": {"key": "privacy", "type": "METRIC"},
+            "yaxis": {"key": "utility", "type": "METRIC"},
+        },
         {
             **common,
             "uuid": name("parallel"),
@@ -139,9 +138,8 @@ def _charts(records: Sequence[TrialRecord], info: SweepInfo) -> dict[str, Any]:
             "selectedParams": [entity_key(parameter) for parameter in _axes(records, info)],
             "selectedMetrics": ["privacy", "utility"],
             "showAllRuns": True,
-        }
-    )
-    sections = [
-        {"uuid": section, "name": "Privacy and utility", "display": True, "isReordered": False, "deleted": False, "isGenerated": False}
-    ]  # fmt: skip
+        },
+    ]
+    ours = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    sections = [{"uuid": section, "name": "Privacy and utility", "columns": 2, "cardHeight": 560, **ours}]
     return {"compareRunCharts": charts, "compareRunSections": sections}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -22,10 +23,11 @@ from raysweep.tracking.note import reading
 from raysweep.tracking.standing import Standing, standing, trace, varying
 from raysweep.tracking.text import duration, number, plain, setting_text, with_interval, worst_attacker
 
-__all__ = ["LiveView", "closing", "front_table", "live_view", "sparkline"]
+__all__ = ["LiveView", "front_table", "live_view", "print_closing", "sparkline"]
 
 LAST_TRIALS = 6
 LAST_NOTES = 3
+BAR = 14
 LINE_EVERY_S = 5.0
 SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -289,7 +291,7 @@ class PanelView(LiveView):
             (plain(info.name, 40), "bold"),
             " on ",
             plain(info.dataset, 40),
-            ("  synthetic", "yellow") if info.synthetic else "",
+            ("  (synthetic faces)", "yellow") if info.synthetic else "",
         )
         parts: list[RenderableType] = [self._stages(), self._summary()]
         if self._ended:
@@ -309,9 +311,9 @@ class PanelView(LiveView):
             name = Text(plain(stage.name, 40), style="dim" if stage.complete else "")
             bar: RenderableType = Text("done" if stage.complete else "...", style="dim")
             if stage.total and not stage.complete:
-                filled = round(24 * min(1.0, stage.done / stage.total))
+                filled = round(BAR * min(1.0, stage.done / stage.total))
                 bar = Text.assemble(
-                    ("━" * filled, "blue"), ("━" * (24 - filled), "bright_black"), f" {stage.done:,}/{stage.total:,}"
+                    ("━" * filled, "blue"), ("━" * (BAR - filled), "bright_black"), f" {stage.done:,}/{stage.total:,}"
                 )
             elif stage.complete:
                 bar = Text(f"done {stage.done:,}", style="dim")
@@ -345,6 +347,7 @@ class PanelView(LiveView):
         for record, served in reversed(self._ended):
             setting = {key: value for key, value in record.setting.items() if key in names} or record.setting
             style = "bold" if record.key in best else ""
+            row: list[str | Text]
             if record.state == "failed":
                 row = ["failed", "", Text(plain(record.reason, 200), style="red")]
             else:
@@ -354,51 +357,65 @@ class PanelView(LiveView):
                     plain(worst_attacker(record.attackers) or "-", 60),
                 ]
             wall = "ledger" if served else duration(float(record.seconds.get("wall", 0.0)))
-            cells = [_label(record), *row, setting_text(setting, 120), wall]
+            cells: list[str | Text] = [_label(record), *row, setting_text(setting, 120), wall]
             table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), style=style)
         return table
 
 
-def front_table(records: Sequence[TrialRecord], info: SweepInfo) -> Table:
-    """The front as a table, most private first, the knee marked; only parameters that vary are shown."""
+def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80) -> Table:
+    """The front as a table, most private first, the knee marked.
+
+    Args:
+        records: trials and controls.
+        info: of the sweep.
+        width: of the console in characters; each varying parameter gets a column of its own where they fit.
+    """
     state = standing(records, info)
     names = varying(state.trials)
-    table = Table(
-        title=f"Pareto front: {len(state.front)} of {len(state.trials)} trials, hypervolume {state.hypervolume:.3f}"
-    )
-    table.title_justify = "left"
-    table.add_column("trial", no_wrap=True)
-    table.add_column("P [95 %]", no_wrap=True)
-    table.add_column("U [95 %]", no_wrap=True)
-    table.add_column("strongest attacker", overflow="fold")
-    table.add_column("setting", overflow="fold")
-    table.add_column("", no_wrap=True)
-    for record in state.front:
-        setting = {key: record.setting[key] for key in names} or dict(record.setting)
+    attackers = list(dict.fromkeys(worst_attacker(record.attackers) or "-" for record in state.front))
+    # One attacker for all rows needs no column.
+    same = f"strongest attacker of all: {attackers[0]}" if len(attackers) == 1 else None
+    title = f"Pareto front: {len(state.front)} of {len(state.trials)} trials, hypervolume {state.hypervolume:.3f}"
+    table = Table(title=title, caption=same, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    table.title_style, table.caption_style = "bold", "dim"
+    for head in ("trial", "P [95 %]", "U [95 %]"):
+        table.add_column(head, no_wrap=True)
+    if same is None:
+        table.add_column("strongest attacker", overflow="fold")
+    settings = [[number(record.setting[name]) for name in names] for record in state.front]
+    heads = [plain(name, 40).replace("_", "\n") for name in names]
+    cells = zip(*settings, strict=True) if settings else ()
+    taken = sum(2 + max(map(len, [*head.split("\n"), *column])) for head, column in zip(heads, cells, strict=False))
+    apart = bool(names) and 50 + (0 if same else 24) + taken <= width
+    for head in heads if apart else ["setting"]:
+        table.add_column(Text(head), overflow="fold", vertical="middle")
+    for record, values in zip(state.front, settings, strict=True):
         knee = record is state.knee
-        cells = [
-            f"#{record.number}",
+        setting = {name: record.setting[name] for name in names} or dict(record.setting)
+        row = [
+            f"#{record.number}" + (" knee" if knee else ""),
             with_interval(record.metrics["privacy"]),
             with_interval(record.metrics["utility"]),
-            worst_attacker(record.attackers) or "-",
-            "\n".join(f"{plain(key, 40)}={number(value)}" for key, value in setting.items()) if len(setting) <= 2
-            else setting_text(setting, 240),
-            "knee" if knee else "",
-        ]  # fmt: skip
-        table.add_row(*map(Text, cells), style="bold" if knee else "")
+            *([] if same else [worst_attacker(record.attackers) or "-"]),
+            *(values if apart else [setting_text(setting, 240)]),
+        ]
+        table.add_row(*map(Text, row), style="bold" if knee else "")
     return table
 
 
-def closing(
+def print_closing(
+    console: Console,
     records: Sequence[TrialRecord],
     info: SweepInfo,
     url: str = "",
     view_url: str = "",
     notes: Sequence[str] = (),
-) -> RenderableType:
-    """All that is said at the end: the front, what it means, the judges on clear faces, controls, and where to look.
+) -> None:
+    """Say all that is said at the end: the front, what it means, the judges on clear faces, controls, and where to look.
 
     Args:
+        console: where to write.
         records: trials and controls.
         info: of the sweep.
         url: direct link to the parent run, empty when there is none.
@@ -409,46 +426,49 @@ def closing(
     parts: list[RenderableType] = []
     if info.synthetic:
         parts.append(
-            Text("Synthetic faces: drawn, not photographed. The numbers say nothing about real people.", style="yellow")
+            Text("Synthetic faces: drawn, not photographed; the numbers say nothing about real people.", style="yellow")
         )
     if state.front:
-        parts.append(front_table(records, info))
+        parts += [Text(), front_table(records, info, console.width), Text()]
     parts += [Text(line) for line in reading(state, info)]
     parts.append(Text())
-    if info.clear or state.controls:
-        side = Table.grid(padding=(0, 3))
-        side.add_row(_clear_table(info), _control_table(state))
-        parts += [side, Text()]
+    if info.clear:
+        parts.append(_clear_table(info))
+    if state.controls:
+        parts.append(_control_table(state))
     failed = [record for record in state.trials if record.state == "failed"]
     if failed:
-        parts.append(
-            Text(
-                f"{len(failed)} trials failed, first: #{failed[0].number}: {plain(failed[0].reason, 200)}", style="red"
-            )
-        )
+        count = "1 trial failed" if len(failed) == 1 else f"{len(failed)} trials failed, first"
+        parts.append(Text(f"\n{count}: #{failed[0].number}: {plain(failed[0].reason, 200)}", style="red"))
     parts += [Text(plain(note, 1000), style="yellow") for note in notes]
-    parts.append(Text(f"report: {info.run_folder / 'report' / 'front.html'}"))
-    parts.append(Text.assemble("look at it: ", ("python -m raysweep ui", "bold")))
-    # A link must stay whole to be clicked or copied.
-    parts += [Text(link, no_wrap=True, overflow="ignore", style="blue") for link in (url, view_url) if link]
-    return Group(*parts)
+    console.print(Group(*parts))
+    # A path or link must stay whole to be clicked or copied: no wrapping.
+    lines = [
+        Text(f"report    {info.run_folder / 'report' / 'front.html'}"),
+        Text.assemble("look at   ", ("python -m raysweep ui", "bold")),
+        *(Text(f"{head}{link}") for head, link in (("          ", url), ("charts    ", view_url)) if link),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)
 
 
-def _clear_table(info: SweepInfo) -> RenderableType:
-    table = Table(title="clear faces (what the judges reach)", box=None, title_justify="left", show_header=False)
+def _clear_table(info: SweepInfo) -> Table:
+    table = Table(title="clear faces: what the judges reach", box=None, title_justify="left", show_header=False)
+    table.title_style = "bold"
     for name, value in info.clear.items():
         reason = "" if value.ok else plain(value.reason, 120)
-        table.add_row(*map(Text, (plain(name, 60), with_interval(value), reason)))
-    return table if info.clear else Text()
+        table.add_row(*map(Text, (plain(name, 60).removeprefix("clear/"), with_interval(value), reason)))
+    return table
 
 
-def _control_table(state: Standing) -> RenderableType:
+def _control_table(state: Standing) -> Table:
     table = Table(title="controls", box=None, title_justify="left", show_header=False)
+    table.title_style = "bold"
     for record in state.controls:
         complete = record.state == "complete"
         scores = [f"P {_short(record, 'privacy')}", f"U {_short(record, 'utility')}"] if complete else ["failed", ""]
-        table.add_row(*map(Text, [plain(record.control, 40), *scores]))
-    return table if state.controls else Text()
+        table.add_row(*map(Text, [plain(record.control, 40), *scores, "" if complete else plain(record.reason, 120)]))
+    return table
 
 
 def _label(record: TrialRecord) -> str:

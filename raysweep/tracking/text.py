@@ -31,9 +31,9 @@ __all__ = [
     "worst_attacker",
 ]
 
-MAX_KEY = 250
+MAX_KEY = 240
 MAX_VALUE = 5000
-"""MLflow allows 250 for a key, 6,000 for a parameter and 8,000 for a tag (5,000 on older servers)."""
+"""MLflow allows 250 for a key (endings such as `_lo` are added to it), 6,000 for a parameter and 8,000 for a tag (5,000 on older servers)."""
 
 
 def plain(text: object, limit: int = 200) -> str:

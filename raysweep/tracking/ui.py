@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from types import FrameType
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from raysweep.errors import StoreError
@@ -57,19 +61,28 @@ def serve_ui(
     if chosen != port:
         say(f"port {port} is taken, using {chosen}")
     say("starting the MLflow UI (some seconds) ...")
-    process = subprocess.Popen(_command(host, chosen), env=_environment(tracking_uri), start_new_session=True)  # noqa: S603
-    try:
-        links = sweep_links(tracking_uri, host, chosen)
-        _wait_until_up(process, host, chosen)
-        say(f"MLflow UI: http://{host}:{chosen}  (Ctrl-C ends it)")
-        for line in links:
-            say(line)
-        return process.wait()
-    except KeyboardInterrupt:
-        say("stopped")
-        return 0
-    finally:
-        _end(process)
+    with tempfile.TemporaryFile() as output, _terminate_as_interrupt():
+        process = subprocess.Popen(  # noqa: S603
+            _command(host, chosen),
+            env=_environment(tracking_uri),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            links = sweep_links(tracking_uri, host, chosen)
+            _wait_until_up(process, host, chosen, output)
+            say(f"MLflow UI: http://{host}:{chosen}  (Ctrl-C ends it)")
+            for line in links:
+                say(line)
+            code = process.wait()
+            raise StoreError(f"the MLflow UI ended with code {code}{_last_words(output)}")
+        except KeyboardInterrupt:
+            say("stopped")
+            return 0
+        finally:
+            _end(process)
 
 
 def sweep_links(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
@@ -131,11 +144,11 @@ def _environment(tracking_uri: str) -> dict[str, str]:
     }
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], host: str, port: int) -> None:
+def _wait_until_up(process: subprocess.Popen[bytes], host: str, port: int, output: IO[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise StoreError(f"the MLflow UI ended at once with code {process.returncode}: its own message is above")
+            raise StoreError(f"the MLflow UI ended at once with code {process.returncode}{_last_words(output)}")
         connection = HTTPConnection(host, port, timeout=5)
         try:
             connection.request("GET", "/health")
@@ -148,10 +161,31 @@ def _wait_until_up(process: subprocess.Popen[bytes], host: str, port: int) -> No
     raise StoreError(f"the MLflow UI did not answer on {host}:{port} within {START_TIMEOUT_S:.0f} s")
 
 
+def _last_words(output: IO[bytes], lines: int = 12) -> str:
+    output.seek(0)
+    text = output.read()[-20_000:].decode("utf-8", "replace").strip().splitlines()[-lines:]
+    return ":\n" + "\n".join(plain(line, 400) for line in text) if text else ""
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let a polite kill end the server too; it lives in its own session and would stay behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the server and its workers (they share its process group)."""
-    import signal
-
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_sweep import control, failed, record, sweep, sweep_info
+
+from raysweep.tracking.standing import standing, trace, varying
+
+INFO = sweep_info(Path("runs"))
+
+
+def test_front_knee_and_volume_of_known_points() -> None:
+    records = [record(0, 0.9, 0.2), record(1, 0.6, 0.6), record(2, 0.2, 0.9), record(3, 0.5, 0.5)]
+    state = standing(records, INFO)
+    assert [item.number for item in state.front] == [0, 1, 2]
+    assert state.knee is not None
+    assert state.knee.number == 1
+    assert state.hypervolume == pytest.approx(0.48)
+
+
+def test_only_what_is_ranked_stands_on_the_front() -> None:
+    low = record(9, 0.99, 0.99, fidelity={"identities": 5})
+    records = [record(0, 0.5, 0.5), failed(1), record(2, None, 0.99), control("identity", 0.999, 1.0), low]
+    state = standing(records, INFO)
+    assert [item.number for item in state.front] == [0]
+    assert len(state.trials) == 4
+    assert [item.control for item in state.controls] == ["identity"]
+
+
+def test_nothing_to_rank() -> None:
+    state = standing([failed(0)], INFO)
+    assert (state.front, state.knee, state.hypervolume) == ((), None, 0.0)
+    assert standing([], INFO).trials == ()
+
+
+def test_last_record_of_a_key_counts() -> None:
+    state = standing([failed(0), record(0, 0.4, 0.4)], INFO)
+    assert [item.state for item in state.trials] == ["complete"]
+
+
+def test_trace_ends_at_the_front_and_never_falls() -> None:
+    records = sweep()
+    path = trace(reversed(records), INFO)
+    state = standing(records, INFO)
+    assert [point.step for point in path] == list(range(1, len(state.trials) + 1))
+    volumes = [point.hypervolume for point in path]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] == pytest.approx(state.hypervolume)
+    assert path[-1].front_size == len(state.front)
+
+
+def test_varying_parameters() -> None:
+    records = [record(0, 0.1, 0.1, setting={"a": 1, "b": 2, "c": 0}), record(1, 0.2, 0.2, setting={"a": 1, "b": 3})]
+    assert varying(records) == ("b",)
+    assert varying([]) == ()
