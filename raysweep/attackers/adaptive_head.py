@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from raysweep.attackers.base import MISSING, AttackView, lacking
 from raysweep.attackers.whitening import Whitening
@@ -75,6 +74,9 @@ class AdaptiveHead:
 
 def _fit(features: Array, labels: IntArray, classes: int, epochs: int, penalty: float) -> Array:
     """Weights (F, C) of a class-balanced multinomial logistic regression."""
+    # Slow to import, and listing the attackers must not wait for it.
+    from scipy.optimize import minimize
+
     size = features.shape[1]
     if epochs == 0 or not features.any():
         return np.zeros((size, classes))
