@@ -8,7 +8,7 @@ from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.standing import Standing, standing
-from raysweep.tracking.text import duration, markdown, setting_text, with_interval, worst_attacker
+from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["reading", "sweep_note", "trial_note"]
 
@@ -128,7 +128,7 @@ def _basis(state: Standing, info: SweepInfo) -> list[str]:
             f"- {markdown(model.role, 40) or 'model'}: {markdown(model.name, 80)}, licence {markdown(model.licence, 80) or 'not known'}{digest}"
         )
     if info.command:
-        lines += ["", "Repeat or resume:", "", f"    {' '.join(info.command.split())[:1000]}"]
+        lines += ["", "Repeat or resume:", "", f"    {plain(info.command, 1000)}"]
     return lines
 
 

@@ -134,28 +134,31 @@ def duration(seconds: float) -> str:
 
 
 def attacker_name(row: Mapping[str, Any]) -> str:
-    """`adaptive_head on buffalo_l`."""
+    """`A3 adaptive_head on buffalo_l`."""
     name, embedder = plain(row.get("attacker", "?"), 60), plain(row.get("embedder") or "", 60)
+    if row.get("name"):
+        name += f" {plain(row['name'], 60)}"
     return f"{name} on {embedder}" if embedder else name
 
 
 def worst_attacker(attackers: tuple[Mapping[str, Any], ...]) -> str:
-    """Name of the attacker that decides privacy: the row marked `worst`, else the largest advantage on S among valid ones.
+    """Name of the attacker that decides privacy: the row marked `selected`, else the largest advantage on S among valid ones.
 
     An empty string when no attacker is valid.
     """
     for row in attackers:
-        if row.get("worst"):
+        if row.get("selected"):
             return attacker_name(row)
 
     def advantage(row: Mapping[str, Any]) -> float:
-        for key in ("advantage_S", "advantage_s", "advantage"):
-            value = row.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                return float(value)
-        return -math.inf
+        value = row.get("advantage_S")
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else -math.inf
 
-    valid = [row for row in attackers if row.get("status", "ok") == "ok" and advantage(row) > -math.inf]
+    valid = [
+        row
+        for row in attackers
+        if row.get("status", "ok") == "ok" and not row.get("control") and advantage(row) > -math.inf
+    ]
     return attacker_name(max(valid, key=advantage)) if valid else ""
 
 

@@ -99,6 +99,9 @@ def sweep_links(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) ->
 
 def newest_sweep(tracking_uri: str) -> tuple[str, str, str, str] | None:
     """Experiment id, parent run id, sweep key and name of the sweep started last, None when there is none."""
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():
+        return None  # asking MLflow would make an empty store
     quiet_mlflow()
     from mlflow import MlflowClient
 

@@ -70,10 +70,11 @@ def test_worst_attacker_ignores_vacuous_rows() -> None:
     rows = (
         {"attacker": "lazy", "embedder": "b", "advantage_S": 0.9, "status": "vacuous"},
         {"attacker": "ignorant", "embedder": "a", "advantage_S": 0.1, "status": "ok"},
+        {"attacker": "ignorant", "embedder": "a", "control": "random", "advantage_S": 0.8, "status": "ok"},
     )
     assert worst_attacker(rows) == "ignorant on a"
     assert worst_attacker(()) == ""
-    assert worst_attacker((*rows, {"attacker": "fused", "worst": True})) == "fused"
+    assert worst_attacker((*rows, {"attacker": "A6", "name": "fused", "selected": True})) == "A6 fused"
 
 
 @pytest.mark.parametrize(
