@@ -328,6 +328,7 @@ class _Driver:
         self.info = info
         self._lock = threading.Lock()
         self._running: set[int] = set()
+        self._stopping = threading.Event()
 
     def key_of(self, anonymizer: str, setting: Mapping[str, Value]) -> str:
         return canonical_hash({**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}, 16)
@@ -359,20 +360,18 @@ class _Driver:
                 if isinstance(pool, RayPool):
                     from raysweep.search.tuner import tune_trials
 
-                    controls = threading.Thread(target=self._controls, args=(pool.client(), chunks, fidelity))
-                    controls.start()
-                    tune_trials(
-                        proposer,
-                        self._task,
-                        pool.client(),
-                        chunks,
-                        fidelity,
-                        folder=folder,
-                        on_record=self._finish,
-                        on_start=self._start,
-                        deadline=deadline,
-                    )
-                    controls.join()
+                    with self._beside(lambda: self._controls(pool.client(), chunks, fidelity)):
+                        tune_trials(
+                            proposer,
+                            self._task,
+                            pool.client(),
+                            chunks,
+                            fidelity,
+                            folder=folder,
+                            on_record=self._finish,
+                            on_start=self._start,
+                            deadline=deadline,
+                        )
                 else:
                     self._controls(pool, chunks, fidelity)
                     while (deadline is None or time.monotonic() < deadline) and (
@@ -414,6 +413,29 @@ class _Driver:
             yield pool
         finally:
             pool.close()
+
+    @contextmanager
+    def _beside(self, work: Callable[[], None]) -> Iterator[None]:
+        """Do some work in a thread while the block runs; wait for it, and raise what it raised."""
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            self._stopping.set()
+            raise
+        finally:
+            thread.join()
+        if failures:
+            raise failures[0]
 
     @contextmanager
     def _watch(self, pool: Any) -> Iterator[None]:
@@ -459,7 +481,7 @@ class _Driver:
         for control, name, given in wanted:
             setting = dict(get_anonymizer(name, allow_file=True)(**given).setting)
             key = "control-" + self.key_of(name, setting)
-            if key not in self._ledger.records:
+            if key not in self._ledger.records and not self._stopping.is_set():
                 task = TrialTask(key, -1, name, setting, self._config.run.seed, control)
                 self._finish(run_trial(task, pool, chunks, fidelity))
 

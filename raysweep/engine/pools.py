@@ -198,7 +198,8 @@ class RayPool(RayPoolClient):
         import ray
 
         actor = ray.remote(_WorkerActor).options(
-            num_cpus=1 if not gpus else 0.5,
+            # Not a whole core: the trials, which only wait, must find a little of one as well.
+            num_cpus=0.9 if not gpus else 0.5,
             num_gpus=gpus / workers if gpus else 0,
             max_restarts=-1,
             max_task_retries=2,

@@ -50,6 +50,7 @@ def tune_trials(
     # Tune's own loggers write a folder of files per trial, all of which the ledger has already.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
     searcher = _ProposerSearch(proposer, make_task, on_record, on_start, fidelity, deadline)
     trainable = tune.with_resources(
@@ -140,6 +141,10 @@ class _ProposerSearch(Searcher):  # type: ignore[misc]
         self._on_record(record)
         self._proposer.tell(record)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles its searcher at each snapshot, but resume goes through the ledger, never through Tune."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the record, and the study is rebuilt from it."""
         Path(checkpoint_path).touch()
@@ -153,6 +158,10 @@ class _Recorder(Callback):  # type: ignore[misc]
 
     def __init__(self, searcher: _ProposerSearch) -> None:
         self._searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty, see `_ProposerSearch`."""
+        return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial reports once: its record."""
