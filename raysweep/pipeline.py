@@ -2,7 +2,7 @@
 
 `prepare`: Parquet shards -> slices of rows -> actor pools (decode, find, align, landmarks, mask; embed and classify) -> reference store.
 
-    shard files --- slices of 128 rows ---> [ CropRows x workers ] ---> [ MeasureCrops x GPUs ] ---> driver: ReferenceWriter
+    shard files --- slices of rows --->      [ CropRows x workers ] ---> [ MeasureCrops x GPUs ] ---> driver: ReferenceWriter
                                             \\___ without a GPU one fused actor: PrepareRows ___/
 
 A slice goes in, one block of columns comes out. Nothing depends on order: rows carry their `face_id`, the writer puts them where
@@ -15,20 +15,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from raysweep.engine.references import ReferenceStore, ReferenceWriter, RowLabels
-from raysweep.errors import DataError, RaysweepError, StoreError
-from raysweep.preprocess.measure import measure_columns
-from raysweep.preprocess.rows import Columns, Recipe, Tools, crop_rows, recipe_for
+from raysweep.engine.session import our_error
+from raysweep.errors import DataError, StoreError
+from raysweep.preprocess.actors import CropRows, MeasureCrops, PrepareRows, read_slice
+from raysweep.preprocess.rows import Columns, Recipe, recipe_for
 from raysweep.preprocess.tools import open_tools
 from raysweep.schema import Frame
 
 if TYPE_CHECKING:
-    from raysweep.models.base import Embedder, ExpressionModel
     from raysweep.models.zoo import Zoo
 
 __all__ = [
@@ -42,8 +41,9 @@ __all__ = [
     "read_slice",
 ]
 
-ROWS_PER_SLICE = 128
-"""Rows of one work item: some MB of crops, some seconds of detection; the last items still spread evenly over the actors."""
+SLICES, FEWEST_ROWS, MOST_ROWS = 16, 16, 128
+"""A small data set is cut into this many work items, so that they spread evenly over the actors; an item has between so few and
+so many rows: some MB of crops, some seconds of detection."""
 
 Progress = Callable[[int, int], None]
 """Called with rows done and rows in all."""
@@ -144,7 +144,7 @@ def prepare(
         try:
             yield from data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
         except Exception as error:  # Ray wraps what an actor raised in classes of its own
-            raise _cause(error) from error
+            raise our_error(error) from error
 
     return _prepare(shards, zoo, frame, store, blocks, progress)
 
@@ -217,7 +217,7 @@ def _plan(paths: list[str]) -> tuple[RowLabels, list[dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     columns: dict[str, list[Any]] = {name: [] for name in RowLabels.__dataclass_fields__}
-    slices = []
+    sizes = []
     for path in paths:
         try:
             table = pq.read_table(path, columns=list(columns))
@@ -225,10 +225,15 @@ def _plan(paths: list[str]) -> tuple[RowLabels, list[dict[str, Any]]]:
             raise DataError(f"{path}: not a readable shard ({error}); remove the folder and prepare again") from error
         for name, values in table.to_pydict().items():
             columns[name].extend(values)
-        for start in range(0, table.num_rows, ROWS_PER_SLICE):
-            slices.append({"path": path, "start": start, "rows": min(ROWS_PER_SLICE, table.num_rows - start)})
-    if not slices:
+        sizes.append(table.num_rows)
+    if sum(sizes) == 0:
         raise DataError("no faces: the shards have no rows")
+    step = min(max(-(-sum(sizes) // SLICES), FEWEST_ROWS), MOST_ROWS)
+    slices = [
+        {"path": path, "start": start, "rows": min(step, size - start)}
+        for path, size in zip(paths, sizes, strict=True)
+        for start in range(0, size, step)
+    ]
     return RowLabels(**columns), slices
 
 
@@ -238,97 +243,3 @@ def _first_row(paths: list[str]) -> dict[str, Any]:
         if rows:
             return rows[0]
     raise DataError("no faces: the shards have no rows")
-
-
-def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
-    """Some consecutive rows of a shard, `face_schema` as dictionaries; only the row groups they lie in are read.
-
-    Raises:
-        DataError: the file cannot be read there.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found: list[dict[str, Any]] = []
-    try:
-        with pq.ParquetFile(path) as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).num_rows
-                low, high = max(start - first, 0), min(start + rows - first, size)
-                if low < high:
-                    found += file.read_row_group(group).slice(low, high - low).to_pylist()
-                first += size
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}, rows {start} to {start + rows}: cannot be read ({error})") from error
-    return found
-
-
-# --------------------------------------------------------------------- actors: models, and a call
-# Models are loaded by the first call: what fails there reaches the driver as itself, what fails in a constructor only as text.
-class CropRows:
-    """Work item -> columns of `crop_rows`."""
-
-    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
-        self._zoo, self._recipe, self._threads = zoo, recipe, threads
-
-    @cached_property
-    def _tools(self) -> Tools:
-        _limit_threads(self._threads)
-        return open_tools(self._zoo, "cpu", self._threads)
-
-    def __call__(self, item: Mapping[str, Any]) -> Columns:
-        """One work item, as arrays of length 1."""
-        rows = read_slice(str(item["path"][0]), int(item["start"][0]), int(item["rows"][0]))
-        return crop_rows(rows, self._recipe, self._tools)
-
-
-class MeasureCrops:
-    """Columns of `crop_rows` -> the same and the models' answers."""
-
-    def __init__(self, zoo: Zoo, frame: Frame, device: str, threads: int) -> None:
-        self._zoo, self._frame, self._device, self._threads = zoo, frame, device, threads
-
-    @cached_property
-    def _models(self) -> tuple[list[Embedder], list[ExpressionModel]]:
-        _limit_threads(self._threads)
-        zoo, device = self._zoo, self._device
-        return zoo.embedders(device, threads=self._threads), zoo.expression_models(device, threads=self._threads)
-
-    def __call__(self, columns: Columns) -> Columns:
-        """One block."""
-        return measure_columns(columns, self._frame, *self._models, self._device)
-
-
-class PrepareRows:
-    """Both in one actor: on a machine without a GPU a second pool would only cost its start and copies of the pixels."""
-
-    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
-        self._crop = CropRows(zoo, recipe, threads)
-        self._measure = MeasureCrops(zoo, recipe.frame, "cpu", threads)
-
-    def __call__(self, item: Mapping[str, Any]) -> Columns:
-        """One work item, as arrays of length 1."""
-        return self._measure(self._crop(item))
-
-
-def _limit_threads(threads: int) -> None:
-    import cv2
-    import torch
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Our own error inside what Ray made of it, else the error itself."""
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        if isinstance(current, RaysweepError):
-            # Ray raises a class that inherits from ours and from its own, with a stack trace as its text.
-            inner = getattr(current, "cause", None)
-            return inner if isinstance(inner, RaysweepError) else current
-        seen.append(current)
-        current = getattr(current, "cause", None) or current.__cause__
-    return error

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from raysweep.errors import RaysweepError
 
-__all__ = ["SessionError", "object_store_bytes", "secure_token", "start_ray"]
+__all__ = ["SessionError", "object_store_bytes", "our_error", "secure_token", "start_ray"]
 
 MAX_OBJECT_STORE = 4 * 2**30
 MIN_OBJECT_STORE = 256 * 2**20
 KNOCK_S = 10.0
+RETRY_ADVICE = "\nFailed to apply UDF transform"
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -179,6 +180,7 @@ def _quiet_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # our errors keep their class and message
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised
 
 
@@ -187,3 +189,16 @@ def _advice(address: str | None, error: Exception) -> str:
     if address is None:
         return f"Ray cannot be started on this machine: {reason}"
     return f"no Ray cluster can be joined at {address!r}: {reason}. Is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"
+
+
+def our_error(error: BaseException) -> BaseException:
+    """Our own error inside what Ray made of it, without the advice on retries that Ray Data appends; else the error itself."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        inner = getattr(current, "cause", None) or current.__cause__
+        if isinstance(current, RaysweepError) and not isinstance(inner, RaysweepError):
+            return type(current)(str(current).split(RETRY_ADVICE)[0])
+        current = inner
+    return error

@@ -12,10 +12,11 @@ import numpy as np
 import prepare_fakes as fakes
 import pytest
 
-from raysweep import pipeline
 from raysweep.engine.references import MANIFEST, ReferenceStore, RowLabels, cache_root
 from raysweep.errors import DataError, ModelError, StoreError
-from raysweep.pipeline import PrepareSummary, prepare_local, read_slice
+from raysweep.pipeline import PrepareSummary, prepare_local
+from raysweep.preprocess import actors
+from raysweep.preprocess.actors import read_slice
 from raysweep.preprocess.measure import measure
 from raysweep.preprocess.rows import Columns, Recipe, Tools, crop_row, crop_rows
 from raysweep.schema import Frame
@@ -86,7 +87,7 @@ def test_a_finished_store_is_found_again(
     shards: fakes.FakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(shards, store_for(shards, tmp_path))
-    monkeypatch.setattr(pipeline, "crop_rows", None)  # any work would fail
+    monkeypatch.setattr(actors, "crop_rows", None)  # any work would fail
     again = run(shards, store_for(shards, tmp_path))
     assert (again.reused, again.faces, again.quarantined) == (True, 20, 4)
 
@@ -240,3 +241,45 @@ def test_cache_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "c"))
     assert cache_root() == tmp_path / "c" / ".cache" / "raysweep"
+
+
+@pytest.mark.real
+def test_real_photographs_end_to_end(real_root: Path, tmp_path: Path) -> None:
+    """CelebA crops of two people: found, aligned, recognised; a text file among them is quarantined."""
+    from raysweep.models.zoo import open_zoo
+
+    files = [
+        path for name in ("0", "1") for path in sorted((real_root / "faces_id/celeba_ciagan/clr" / name).iterdir())[:6]
+    ]
+    known = {
+        "points": None,
+        "landmarks": None,
+        "mask": None,
+        "encoding": "jpeg",
+        "height": 0,
+        "width": 0,
+        "expression": None,
+    }
+    rows = [
+        fakes.row(
+            n, **known, face_id=f"{path.parent.name}/{path.name}", identity=path.parent.name, image=path.read_bytes()
+        )
+        for n, path in enumerate(files)
+    ]
+    rows.append(fakes.row(99, **known, face_id="notes.jpg", image=b"remember the milk"))
+    empty = np.full((100, 80, 3), 90, dtype=np.uint8).tobytes()
+    rows.append(fakes.row(98, **{**known, "encoding": "raw", "height": 100, "width": 80}, face_id="wall", image=empty))
+    shards = fakes.write(rows, tmp_path / "shards", synthetic=False)
+    zoo = open_zoo(real_root / "models").for_data(synthetic=False)
+    store = ReferenceStore.at(shards, Frame(144, 16), zoo, tmp_path)
+    got = prepare_local(shards, zoo, Frame(144, 16), store)
+    assert (got.faces, dict(got.reasons)) == (12, {"not_an_image": 1, "no_face": 1})
+    loaded = store.load(dataset="celeba", seed=0)
+    assert np.abs(loaded.faces.points - Frame(144, 16).points).max() < 15
+    assert loaded.faces.landmarks is not None
+    assert loaded.faces.landmarks.shape == (12, 68, 2)
+    embeddings = loaded.clear.embeddings["mobilefacenet-liguiyuan"]
+    same = loaded.faces.table.identity[:, None] == loaded.faces.table.identity
+    cosine = embeddings @ embeddings.T
+    off_diagonal = ~np.eye(12, dtype=bool)
+    assert cosine[same & off_diagonal].mean() > cosine[~same].mean() + 0.3

@@ -1,0 +1,100 @@
+"""What runs in the actors of preparation: a slice of a shard -> columns. Models are held here, the work is in `rows` and `measure`.
+
+Models are loaded by the first call: what fails there reaches the driver as itself, what fails in a constructor only as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from raysweep.errors import DataError
+from raysweep.preprocess.measure import measure_columns
+from raysweep.preprocess.rows import Columns, Recipe, Tools, crop_rows
+from raysweep.preprocess.tools import open_tools
+from raysweep.schema import Frame
+
+if TYPE_CHECKING:
+    from raysweep.models.base import Embedder, ExpressionModel
+    from raysweep.models.zoo import Zoo
+
+__all__ = ["CropRows", "MeasureCrops", "PrepareRows", "read_slice"]
+
+
+def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
+    """Some consecutive rows of a shard, `face_schema` as dictionaries; only the row groups they lie in are read.
+
+    Raises:
+        DataError: the file cannot be read there.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                low, high = max(start - first, 0), min(start + rows - first, size)
+                if low < high:
+                    found += file.read_row_group(group).slice(low, high - low).to_pylist()
+                first += size
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}, rows {start} to {start + rows}: cannot be read ({error})") from error
+    return found
+
+
+class CropRows:
+    """Work item -> columns of `crop_rows`."""
+
+    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
+        self._zoo, self._recipe, self._threads = zoo, recipe, threads
+
+    @cached_property
+    def _tools(self) -> Tools:
+        _limit_threads(self._threads)
+        return open_tools(self._zoo, "cpu", self._threads)
+
+    def __call__(self, item: Mapping[str, Any]) -> Columns:
+        """One work item, as arrays of length 1."""
+        rows = read_slice(str(item["path"][0]), int(item["start"][0]), int(item["rows"][0]))
+        return crop_rows(rows, self._recipe, self._tools)
+
+
+class MeasureCrops:
+    """Columns of `crop_rows` -> the same and the models' answers."""
+
+    def __init__(self, zoo: Zoo, frame: Frame, device: str, threads: int) -> None:
+        self._zoo, self._frame, self._device, self._threads = zoo, frame, device, threads
+
+    @cached_property
+    def _models(self) -> tuple[list[Embedder], list[ExpressionModel]]:
+        _limit_threads(self._threads)
+        zoo, device = self._zoo, self._device
+        return zoo.embedders(device, threads=self._threads), zoo.expression_models(device, threads=self._threads)
+
+    def __call__(self, columns: Columns) -> Columns:
+        """One block."""
+        return measure_columns(columns, self._frame, *self._models, self._device)
+
+
+class PrepareRows:
+    """Both in one actor: on a machine without a GPU a second pool would only cost its start and copies of the pixels."""
+
+    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
+        self._crop = CropRows(zoo, recipe, threads)
+        self._measure = MeasureCrops(zoo, recipe.frame, "cpu", threads)
+
+    def __call__(self, item: Mapping[str, Any]) -> Columns:
+        """One work item, as arrays of length 1."""
+        return self._measure(self._crop(item))
+
+
+def _limit_threads(threads: int) -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
