@@ -307,7 +307,7 @@ def _layout(figure: Any, title: str, subtitle: str) -> None:
         font={"family": "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", "size": 13, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 70, "r": 30, "t": 100, "b": 70},
+        margin={"l": 70, "r": 30, "t": 115, "b": 70},
         legend={"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"},
         hoverlabel={"bgcolor": "white", "bordercolor": GRID, "font": {"color": INK, "size": 12}, "align": "left"},
         hovermode="closest",

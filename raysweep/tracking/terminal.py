@@ -46,12 +46,13 @@ def live_view(info: SweepInfo, console: Console | None = None) -> LiveView:
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:
-    """A row of blocks from 0 to the largest value; the last `width` values, empty for none.
+    """A row of at most `width` blocks from 0 to the largest value, over all values; empty for none.
 
     >>> sparkline([0.0, 0.5, 1.0])
     '▁▅█'
     """
-    shown = list(values)[-width:]
+    count = min(width, len(values))
+    shown = [values[round(index * (len(values) - 1) / max(1, count - 1))] for index in range(count)]
     top = max(values, default=0.0)
     if top <= 0:
         return SPARKS[0] * len(shown)
@@ -354,7 +355,7 @@ class PanelView(LiveView):
                 row = [
                     _short(record, "privacy"),
                     _short(record, "utility"),
-                    plain(worst_attacker(record.attackers) or "-", 60),
+                    (worst_attacker(record.attackers) or "-").partition(" on ")[0],
                 ]
             wall = "ledger" if served else duration(float(record.seconds.get("wall", 0.0)))
             cells: list[str | Text] = [_label(record), *row, setting_text(setting, 120), wall]

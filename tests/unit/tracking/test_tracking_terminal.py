@@ -175,4 +175,6 @@ def test_sparkline() -> None:
     assert sparkline([]) == ""
     assert sparkline([0.0, 0.0]) == "▁▁"
     assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
-    assert len(sparkline(list(map(float, range(100))))) == 16
+    long = sparkline(list(map(float, range(100))))
+    assert (len(long), long[0], long[-1]) == (16, "▁", "█")
+    assert sparkline([0.4]) == "█"
