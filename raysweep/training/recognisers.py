@@ -70,6 +70,9 @@ INPUT = {
 """As `raysweep.models.base.InputSpec`."""
 
 
+Precision = Literal["bfloat16", "float32"]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One network and how it is trained.
@@ -90,8 +93,8 @@ class Recipe:
     architecture: str
     seed: int
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    identities: int = 1200
-    steps: int = 900
+    identities: int = 600
+    steps: int = 600
     batch: int = 96
     rate: float = 3e-3
     margin: float = 0.25
@@ -106,14 +109,14 @@ RECIPES: dict[str, Recipe] = {
             "synthetic-id-b", "embedder", "small-embedder", 2,
             {"dim": 96, "width": 28, "block": "depthwise", "side": 48, "depth": 2}, margin=0.3,
         ),
-        Recipe("synthetic-fer-a", "expression", "small-expression", 3, {"width": 16, "block": "residual", "side": 56}, steps=700),
+        Recipe("synthetic-fer-a", "expression", "small-expression", 3, {"width": 16, "block": "residual", "side": 56}, steps=450),
         Recipe(
             "synthetic-fer-b", "expression", "small-expression", 4,
-            {"width": 20, "block": "depthwise", "side": 48, "depth": 2, "hidden": 48}, steps=700,
+            {"width": 20, "block": "depthwise", "side": 48, "depth": 2, "hidden": 48}, steps=450,
         ),
         Recipe(
             "synthetic-fer-teacher", "expression", "small-expression", 5,
-            {"width": 20, "block": "residual", "side": 56, "hidden": 96}, steps=700,
+            {"width": 20, "block": "residual", "side": 56, "hidden": 96}, steps=450,
         ),
     )
 }  # fmt: skip
@@ -151,7 +154,7 @@ def _augment(crops: ByteArray, rng: np.random.Generator) -> ByteArray:
         if rng.random() < 0.25:
             crop[:] = cv2.GaussianBlur(crop, (0, 0), float(rng.uniform(0.4, 1.2)))
         if rng.random() < 0.25:
-            noise = rng.normal(0.0, rng.uniform(1.0, 6.0), crop.shape)
+            noise = rng.standard_normal(crop.shape, dtype=np.float32) * np.float32(rng.uniform(1.0, 6.0))
             crop[:] = (crop + noise).clip(0, 255).astype(np.uint8)
     return crops
 
@@ -169,22 +172,23 @@ def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[torch.T
 def _cosine_margin(
     recipe: Recipe, centres: torch.Tensor
 ) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]:
-    """CosFace: the true class must win by `margin`; the margin grows in over training."""
+    """CosFace: the true class must win by `margin`; the margin grows in, from a fifth of training to three fifths."""
 
     def loss(embedding: torch.Tensor, identity: torch.Tensor, share: float) -> torch.Tensor:
         cosine = embedding @ functional.normalize(centres, dim=1).T
-        margin = functional.one_hot(identity, len(centres)) * (recipe.margin * min(1.0, 2.0 * share))
+        margin = functional.one_hot(identity, len(centres)) * (recipe.margin * min(1.0, max(0.0, 2.5 * share - 0.5)))
         return functional.cross_entropy(recipe.scale * (cosine - margin), identity)
 
     return loss
 
 
-def train(recipe: Recipe, report: Callable[[str], None] = print) -> nn.Module:
+def train(recipe: Recipe, report: Callable[[str], None] = print, precision: Precision = "bfloat16") -> nn.Module:
     """Train one network; the same recipe gives the same network on the same machine and library versions.
 
     Args:
         recipe: what to train.
         report: takes a line now and then.
+        precision: of convolutions; `bfloat16` needs half the time on processors that compute in it.
 
     Returns:
         The network in evaluation mode, on the CPU.
@@ -192,21 +196,25 @@ def train(recipe: Recipe, report: Callable[[str], None] = print) -> nn.Module:
     rng = np.random.default_rng([TRAINING_SEED, recipe.seed])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TRAINING_SEED + recipe.seed)
-        network = build_small(recipe.architecture, recipe.kwargs).train()
-        parameters = list(network.parameters())
+        network = build_small(recipe.architecture, recipe.kwargs).train().to(memory_format=torch.channels_last)
+        groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "lr": recipe.rate}]
         margin_loss = None
         if recipe.task == "embedder":
             centres = nn.Parameter(torch.randn(recipe.identities, int(recipe.kwargs["dim"])))
-            parameters.append(centres)
+            # A centre moves only when its person is in the batch.
+            groups.append({"params": [centres], "lr": 5.0 * recipe.rate})
             margin_loss = _cosine_margin(recipe, centres)
-        optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=recipe.steps, pct_start=0.15)
+        optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
+        peaks = [group["lr"] for group in groups]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=recipe.steps, pct_start=0.15)
         begun, running = time.monotonic(), 0.0
         for step, (inputs, identity, expression) in zip(range(recipe.steps), _batches(recipe, rng), strict=False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                output = network(inputs.contiguous(memory_format=torch.channels_last)).float()
             if margin_loss is not None:
-                loss = margin_loss(network(inputs), identity, step / recipe.steps)
+                loss = margin_loss(output, identity, step / recipe.steps)
             else:
-                loss = functional.cross_entropy(network(inputs), expression, label_smoothing=0.05)
+                loss = functional.cross_entropy(output, expression, label_smoothing=0.05)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -216,7 +224,7 @@ def train(recipe: Recipe, report: Callable[[str], None] = print) -> nn.Module:
                 report(
                     f"{recipe.name}: step {step + 1}/{recipe.steps}, loss {running:.3f}, {time.monotonic() - begun:.0f} s"
                 )
-    return network.eval()
+    return network.eval().to(memory_format=torch.contiguous_format)
 
 
 def rank_one(embedding: FloatArray, identity: IntArray, enrolled: npt.NDArray[np.bool_]) -> float:
@@ -288,6 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=1, help="of torch and OpenCV; other values may change the last digits"
     )
+    parser.add_argument(
+        "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of training (default %(default)s)"
+    )
     chosen = parser.parse_args(arguments)
     names = chosen.only or list(RECIPES)
     unknown = [
@@ -302,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in names:
         recipe = RECIPES[name]
-        path, scores = _save(train(recipe, _say), recipe, chosen.out)
+        path, scores = _save(train(recipe, _say, chosen.precision), recipe, chosen.out)
         _say(f"{path}: {path.stat().st_size / 1e6:.2f} MB, held out {scores}")
     return 0
 
