@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+import torch
 
 from raysweep.anonymizers.base import Anonymizer
 from raysweep.anonymizers.registry import get_anonymizer
-from raysweep.search.parameters import Value
-from raysweep.testing.anonymizer import AnonymizerContract
+from raysweep.schema import FaceBatch
+from raysweep.search.parameters import Int, Value
+from raysweep.testing import AnonymizerContract
+
+
+class Posterize(Anonymizer):
+    """What a third party writes: this class and the test below it."""
+
+    name = "acme/posterize"
+    parameters = {"bits": Int(1, 8, 2, unit="bits per channel")}  # noqa: RUF012
+
+    def anonymize(self, faces: FaceBatch) -> torch.Tensor:
+        step = 2 ** (8 - int(self.setting["bits"]))
+        return faces.image // step * step
+
+
+class TestPosterize(AnonymizerContract):
+    @pytest.fixture
+    def anonymizer_class(self) -> type[Anonymizer]:
+        return Posterize
 
 
 class TestBlackout(AnonymizerContract):

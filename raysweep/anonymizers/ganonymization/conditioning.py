@@ -17,6 +17,9 @@ CONDITIONINGS: tuple[Conditioning, ...] = get_args(Conditioning)
 DOT = 224
 """Brightness of a dot: what MediaPipe's anti-aliased circle of radius 0 comes to, as measured on the published pictures."""
 
+DRAWING_SIDE = 128
+"""Pictures smaller than this are drawn larger and averaged down: five pixels for a dot would melt a mouth of 20 points into a blot."""
+
 PLUS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
@@ -66,7 +69,8 @@ def condition(landmarks: torch.Tensor | None, mask: torch.Tensor | None, size: i
         kind: `landmarks` (published; three equal channels), `mask` (one channel per part) or `landmarks+mask`.
 
     Returns:
-        (n, C, size, size) float32: background -1, dots +0.757, a part's pixels +1 in its channel.
+        (n, C, size, size) float32: background -1, dots +0.757 (averaged with their surroundings below 128 pixels), a part's pixels +1 in
+        its channel.
 
     Raises:
         ValueError: what `kind` asks for is not given.
@@ -75,8 +79,11 @@ def condition(landmarks: torch.Tensor | None, mask: torch.Tensor | None, size: i
     if "landmarks" in kind:
         if landmarks is None:
             raise ValueError(f"conditioning {kind!r} needs landmarks")
-        dots = draw_landmarks(landmarks, size).float() / 127.5 - 1.0
-        parts.append(dots[:, None].expand(-1, 3, -1, -1))
+        times = max(1, DRAWING_SIDE // size)
+        dots = draw_landmarks(landmarks, times * size)[:, None].float() / 127.5 - 1.0
+        if times > 1:
+            dots = F.avg_pool2d(dots, times)
+        parts.append(dots.expand(-1, 3, -1, -1))
     if "mask" in kind:
         if mask is None:
             raise ValueError(f"conditioning {kind!r} needs a parsing mask")

@@ -95,7 +95,7 @@ def test_condition_channels_and_values() -> None:
     points, mask = torch.rand(2, 9, 2), torch.randint(0, 19, (2, 40, 40), dtype=torch.uint8)
     for kind in ("landmarks", "mask", "landmarks+mask"):
         assert condition(points, mask, 16, kind).shape == (2, condition_channels(kind), 16, 16)
-    dots = condition(points, None, 16, "landmarks")
+    dots = condition(points, None, 128, "landmarks")
     assert dots.unique().tolist() == pytest.approx([-1.0, 224 / 127.5 - 1])
     assert torch.equal(dots[:, 0], dots[:, 2])
     parts = condition(None, mask, 16, "mask")
