@@ -11,7 +11,7 @@ import numpy as np
 from raysweep.errors import ModelError
 from raysweep.models.architectures import build
 from raysweep.models.base import Embedder
-from raysweep.models.inputs import CHUNK, PROBE_FRAME, network_input, normalise, probe
+from raysweep.models.inputs import CHUNK, PROBE_FRAME, in_chunks, network_input, normalise, probe
 from raysweep.models.loading import OnnxSession, load_into, read_state
 from raysweep.preprocess.frame import extract
 from raysweep.schema import FloatArray, Frame
@@ -67,10 +67,12 @@ class CropEmbedder(Embedder):
     Attributes:
         provider: what computes (`CUDAExecutionProvider`, `CPUExecutionProvider`, `torch cpu`, `torch cuda:0`).
         device: where crops should lie.
+        chunk: crops fed to the network at a time.
     """
 
     provider: str
     device: torch.device
+    chunk: int
 
     def _run(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         raise NotImplementedError
@@ -83,12 +85,7 @@ class CropEmbedder(Embedder):
         """(n, 3, size, size) uint8 RGB, already cut out by `input.region` -> (n, D) float32, L2-normalised."""
         if not len(crops):
             return np.zeros((0, self.dim), np.float32)
-        step = CHUNK[self.device.type]
-        parts = [
-            self._run(normalise(crops[start : start + step].to(self.device), self.input))
-            for start in range(0, len(crops), step)
-        ]
-        return unit_rows(np.concatenate(parts))
+        return unit_rows(in_chunks(crops, self.input, self.device, self.chunk, self._run))
 
 
 class OnnxEmbedder(CropEmbedder):
@@ -121,6 +118,7 @@ class OnnxEmbedder(CropEmbedder):
         self._session = OnnxSession(found.path, device, threads, shape)
         self.provider = self._session.provider
         self.device = self._session.device
+        self.chunk = CHUNK[f"onnx {self.device.type}"]
         answer = self._session.run(torch.zeros((1, *shape)))[0]
         if answer.ndim != 2 or (entry.output.dim is not None and answer.shape[1] != entry.output.dim):
             raise ModelError(
@@ -141,6 +139,7 @@ class TorchEmbedder(CropEmbedder):
         entry = found.entry
         self.name, self.input, self.lineage = entry.name, entry.spec, lineage or frozenset({entry.name})
         self.device = torch.device(device)
+        self.chunk = CHUNK[f"torch {self.device.type}"]
         self.provider = f"torch {self.device}"
         self.network = load_network(found).to(self.device)
         with torch.inference_mode():

@@ -11,7 +11,7 @@ from raysweep.errors import ModelError
 from raysweep.models.architectures import with_features
 from raysweep.models.base import ExpressionModel
 from raysweep.models.embedders import check_answer, load_network
-from raysweep.models.inputs import CHUNK, PROBE_FRAME, network_input, normalise, probe
+from raysweep.models.inputs import CHUNK, PROBE_FRAME, in_chunks, network_input, normalise, probe
 from raysweep.models.loading import OnnxSession
 from raysweep.preprocess.frame import extract
 from raysweep.schema import EXPRESSIONS, FloatArray, Frame
@@ -62,13 +62,14 @@ class CropExpression(ExpressionModel):
     Attributes:
         classes: of the file's outputs.
         logits: softmax is still to be applied to them.
-        provider, device: as in `CropEmbedder`.
+        provider, device, chunk: as in `CropEmbedder`.
     """
 
     classes: tuple[str, ...]
     logits: bool
     provider: str
     device: torch.device
+    chunk: int
 
     def _run(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         raise NotImplementedError
@@ -81,12 +82,9 @@ class CropExpression(ExpressionModel):
         """The same for (n, 3, size, size) uint8 RGB, already cut out by `input.region`."""
         if not len(crops):
             return np.zeros((0, len(EXPRESSIONS)), np.float32)
-        step = CHUNK[self.device.type]
-        parts = [
-            self._run(normalise(crops[start : start + step].to(self.device), self.input))
-            for start in range(0, len(crops), step)
-        ]
-        return to_probabilities(np.concatenate(parts), self.classes, self.logits)
+        return to_probabilities(
+            in_chunks(crops, self.input, self.device, self.chunk, self._run), self.classes, self.logits
+        )
 
     def _check_outputs(self, found: Found, answer: npt.NDArray[np.float32]) -> None:
         if answer.ndim != 2 or answer.shape[1] != len(self.classes):
@@ -132,6 +130,7 @@ class OnnxExpression(CropExpression):
         self._session = OnnxSession(found.path, device, threads, shape)
         self.provider = self._session.provider
         self.device = self._session.device
+        self.chunk = CHUNK[f"onnx {self.device.type}"]
         crop = extract(torch.from_numpy(probe()), PROBE_FRAME, self.input.region, self.input.size)
         self._check_outputs(found, self._run(normalise(crop, self.input)))
 
@@ -149,6 +148,7 @@ class TorchExpression(CropExpression):
         self.name, self.input, self.lineage = entry.name, entry.spec, lineage or frozenset({entry.name})
         self.classes, self.logits = entry.classes, bool(entry.output.logits)
         self.device = torch.device(device)
+        self.chunk = CHUNK[f"torch {self.device.type}"]
         self.provider = f"torch {self.device}"
         self.network = load_network(found).to(self.device)
         crop = extract(torch.from_numpy(probe()).to(self.device), PROBE_FRAME, self.input.region, self.input.size)

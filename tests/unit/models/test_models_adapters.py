@@ -32,7 +32,9 @@ PROBE_SUM = 7398866  # of the drawing when it was made
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (CHUNK["cpu"] + 3, 3, 24, 24), dtype=np.uint8))
+    return torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (CHUNK["onnx cpu"] + 3, 3, 24, 24), dtype=np.uint8)
+    )
 
 
 class TestInputs:
@@ -232,6 +234,16 @@ class TestTorchAdapters:
         logits.sum().backward()
         assert images.grad is not None
         assert images.grad.abs().sum() > 0
+
+    def test_equal_faces_give_equal_rows_in_any_batch(
+        self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
+    ) -> None:
+        model = load_embedder(make_found(torch_files[0], format="safetensors", input=INPUT))
+        face = self.faces(1)
+        sizes = (1, 2, 7, CHUNK["torch cpu"], CHUNK["torch cpu"] + 1)
+        rows = [row.tobytes() for n in sizes for row in model.embed(face.expand(n, -1, -1, -1), self.frame)]
+        assert len(rows) == sum(sizes)
+        assert len(set(rows)) == 1
 
     def test_no_header_and_no_architecture(self, tmp_path: Path, make_found: Callable[..., Found]) -> None:
         save_file({"w": torch.ones(1)}, str(tmp_path / "a.safetensors"))
