@@ -132,11 +132,11 @@ def prepare(
             if count == cpus and count > 1:  # leave a CPU to the actors that feed the GPUs
                 pool["compute"] = ActorPoolStrategy(size=count - 1)
             data = data.map_batches(CropRows, fn_constructor_kwargs=crop, **pool)
-            measure: dict[str, Any] = {"zoo": zoo, "frame": frame, "device": "cuda", "threads": 1}
+            measure: dict[str, Any] = {"zoo": zoo, "frame": frame, "device": None, "threads": 1}
             data = data.map_batches(
                 MeasureCrops,
                 fn_constructor_kwargs=measure,
-                batch_size=None,
+                batch_size=MOST_ROWS,
                 num_cpus=0.5,
                 num_gpus=1,
                 compute=ActorPoolStrategy(size=gpus),

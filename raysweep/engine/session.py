@@ -36,7 +36,9 @@ class SessionError(RaysweepError):
 
 
 @contextmanager
-def start_ray(cpus: int | None = None, address: str | None = None, *, log_to_driver: bool = False) -> Iterator[None]:
+def start_ray(
+    cpus: int | None = None, address: str | None = None, *, gpus: int | None = None, log_to_driver: bool = False
+) -> Iterator[None]:
     """Start a local Ray or join a cluster; end at the end what was started here, and nothing else.
 
     When Ray runs in this process already, it is used as it is and left as it is. Telemetry is off (set before Ray is imported), the
@@ -45,6 +47,7 @@ def start_ray(cpus: int | None = None, address: str | None = None, *, log_to_dri
     Args:
         cpus: of a local Ray; None for all.
         address: of a running cluster (`auto`, `host:port`, `ray://...`); None starts a local Ray beside whatever else runs.
+        gpus: of a local Ray; None for all.
         log_to_driver: show what workers print.
 
     Raises:
@@ -69,6 +72,7 @@ def start_ray(cpus: int | None = None, address: str | None = None, *, log_to_dri
                 ray.init(
                     address="local",
                     num_cpus=cpus,
+                    num_gpus=gpus,
                     include_dashboard=False,
                     object_store_memory=object_store_bytes(),
                     log_to_driver=log_to_driver,

@@ -66,7 +66,11 @@ class CropRows:
 class MeasureCrops:
     """Columns of `crop_rows` -> the same and the models' answers."""
 
-    def __init__(self, zoo: Zoo, frame: Frame, device: str, threads: int) -> None:
+    def __init__(self, zoo: Zoo, frame: Frame, device: str | None, threads: int) -> None:
+        """Args: device: None for CUDA where this actor sees one, else the CPU."""
+        import torch
+
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._zoo, self._frame, self._device, self._threads = zoo, frame, device, threads
 
     @cached_property
