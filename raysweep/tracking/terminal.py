@@ -171,7 +171,7 @@ class LiveView:
     def trial(self, record: TrialRecord, served: bool = False) -> None:
         """One trial or control has ended; `served` when the ledger had it."""
         state = self._state
-        if not served and state.first_run_at is None:
+        if not served and not record.control and state.first_run_at is None:
             state.first_run_at = state.clock() - float(record.seconds.get("wall", 0.0))
         state.records[record.key] = record
         if served:
@@ -373,32 +373,38 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
     """
     state = standing(records, info)
     names = varying(state.trials)
-    attackers = list(dict.fromkeys(worst_attacker(record.attackers) or "-" for record in state.front))
-    # One attacker for all rows needs no column.
-    same = f"strongest attacker of all: {attackers[0]}" if len(attackers) == 1 else None
+    attackers = [worst_attacker(record.attackers) or "-" for record in state.front]
+    # What is the same in all rows needs no column.
+    same, where = len(set(attackers)) == 1, {attacker.partition(" on ")[2] for attacker in attackers}
+    caption = None
+    if same:
+        caption = f"strongest attacker of all: {attackers[0]}"
+    elif len(where) == 1 and (only := where.pop()):
+        caption = f"strongest attackers: all on {only}"
+        attackers = [attacker.partition(" on ")[0] for attacker in attackers]
     title = f"Pareto front: {len(state.front)} of {len(state.trials)} trials, hypervolume {state.hypervolume:.3f}"
-    table = Table(title=title, caption=same, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.title_style, table.caption_style = "bold", "dim"
     for head in ("trial", "P [95 %]", "U [95 %]"):
         table.add_column(head, no_wrap=True)
-    if same is None:
-        table.add_column("strongest attacker", overflow="fold")
+    if not same:
+        table.add_column("strongest\nattacker", overflow="fold")
     settings = [[number(record.setting[name]) for name in names] for record in state.front]
     heads = [plain(name, 40).replace("_", "\n") for name in names]
     cells = zip(*settings, strict=True) if settings else ()
     taken = sum(2 + max(map(len, [*head.split("\n"), *column])) for head, column in zip(heads, cells, strict=False))
-    apart = bool(names) and 50 + (0 if same else 24) + taken <= width
+    apart = bool(names) and 53 + (0 if same else 2 + max(map(len, attackers))) + taken <= width
     for head in heads if apart else ["setting"]:
         table.add_column(Text(head), overflow="fold", vertical="middle")
-    for record, values in zip(state.front, settings, strict=True):
+    for record, attacker, values in zip(state.front, attackers, settings, strict=True):
         knee = record is state.knee
         setting = {name: record.setting[name] for name in names} or dict(record.setting)
         row = [
             f"#{record.number}" + (" knee" if knee else ""),
             with_interval(record.metrics["privacy"]),
             with_interval(record.metrics["utility"]),
-            *([] if same else [worst_attacker(record.attackers) or "-"]),
+            *([] if same else [attacker]),
             *(values if apart else [setting_text(setting, 240)]),
         ]
         table.add_row(*map(Text, row), style="bold" if knee else "")

@@ -73,7 +73,8 @@ def page(text: object, limit: int = 200) -> str:
 
 def markdown(text: object, limit: int = 200) -> str:
     """Text for a Markdown table cell: nothing in it is read as markup."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain(text, limit))
+    # A link or image needs its bracket, a heading or list its place at the start: the rest may stay readable.
+    escaped = re.sub(r"^[#+\-=]|[\\`*_\[\]|~$]", r"\\\g<0>", plain(text, limit))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import json
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -341,6 +342,34 @@ def test_ui_without_a_store_says_what_to_do(runs: Path) -> None:
     with pytest.raises(StoreError, match="run a sweep first"):
         serve_ui(f"sqlite:///{runs}/mlflow.db")
     assert not (runs / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_ui_serves_the_newest_sweep_and_ends_with_its_process(runs: Path) -> None:
+    from urllib.request import urlopen
+
+    uri = default_tracking_uri(runs)
+    MlflowSink(uri, fake.sweep_info(runs)).finish(fake.sweep(4), "FINISHED")
+    (parent,), _ = runs_of(uri)
+    port = free_port("127.0.0.1", 21000)
+    script = f"from raysweep.tracking.ui import serve_ui; raise SystemExit(serve_ui({uri!r}, port={port}))"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said: list[str] = []
+        while not (said and said[-1].startswith("its trials")):
+            line = process.stdout.readline()
+            assert line, f"ended early: {said}"
+            said.append(line)
+        assert any(parent.info.run_id in line for line in said)
+        assert all(len(line) < 400 for line in said), "no server log among the lines"
+        artifact = f"http://127.0.0.1:{port}/get-artifact?path=front.csv&run_uuid={parent.info.run_id}"
+        assert urlopen(artifact, timeout=30).read().startswith(b"number,key,anonymizer")
+    finally:
+        process.terminate()
+    assert process.wait(timeout=30) == 0
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
 
 
 def test_taken_port_gives_the_next_one() -> None:
