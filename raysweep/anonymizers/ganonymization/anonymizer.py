@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -25,7 +27,7 @@ from raysweep.training.generator import (
 )
 
 if TYPE_CHECKING:
-    from raysweep.schema import AlignedFaces, FaceBatch
+    from raysweep.schema import AlignedFaces, FaceBatch, IntArray
 
 __all__ = ["PUBLISHED", "GANonymization"]
 
@@ -150,6 +152,11 @@ class GANonymization(Anonymizer):
         if steps:
             objective.check(context.teachers)
         pairs = Pairs.of(background, int(setting["size"]), str(setting["conditioning"]))
+        shape = _learn_shape(background, pairs)
+        if pairs.landmarks is not None:
+            # Trained on what it will see: with a changed shape, the losses are about the release and not about another picture.
+            seeds = context.seed % 2**31 + np.arange(len(pairs), dtype=np.int64)
+            pairs = replace(pairs, landmarks=self._changed(pairs.landmarks, shape, seeds))
         generator, start = self._start(background.synthetic, context.seed)
         if steps:
             channels, width = 3 + condition_channels(pairs.kind), int(setting["discriminator_width"])
@@ -168,7 +175,6 @@ class GANonymization(Anonymizer):
                 device=context.device,
                 report=context.report,
             )
-        shape = _learn_shape(background, pairs)
         state = {f"generator.{name}": tensor.detach().cpu().clone() for name, tensor in generator.state_dict().items()}
         if shape is not None:
             state["shape.mean"], state["shape.basis"] = shape.mean, shape.basis
@@ -225,10 +231,13 @@ class GANonymization(Anonymizer):
             raise TrialError(
                 "ganonymization: needs dense landmarks for each face; prepare the data with a landmark model"
             )
-        landmarks = shares_of_picture(faces.landmarks, faces.frame.size)
-        if self._shape is not None:
-            landmarks = self._shape.mix(landmarks, float(self.setting["shape_mix"]))
-        return jitter(landmarks, faces.seed, float(self.setting["landmark_noise"]))
+        return self._changed(shares_of_picture(faces.landmarks, faces.frame.size), self._shape, faces.seed)
+
+    def _changed(self, landmarks: torch.Tensor, shape: ShapeSpace | None, seed: IntArray) -> torch.Tensor:
+        """Landmarks as the generator sees them: the two controls of privacy applied."""
+        if shape is not None:
+            landmarks = shape.mix(landmarks, float(self.setting["shape_mix"]))
+        return jitter(landmarks, seed, float(self.setting["landmark_noise"]))
 
     def _chunk(self, size: int) -> int:
         most = 64 if self._device.type == "cuda" else 16
