@@ -284,6 +284,7 @@ def _save(network: nn.Module, recipe: Recipe, folder: Path) -> tuple[Path, dict[
     path = folder / f"{recipe.name}.safetensors"
     waiting = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in state.items()}, waiting, metadata)
+    waiting.chmod(0o644)
     waiting.replace(path)
     return path, scores
 
