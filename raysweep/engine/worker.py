@@ -25,7 +25,7 @@ from raysweep.errors import TrialError
 from raysweep.metrics.realism import psnr, ssim
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
-from raysweep.schema import AlignedFaces, FaceBatch, IntArray, Measurements
+from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FloatArray, IntArray, Measurements, StringArray
 
 __all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
 
@@ -172,8 +172,9 @@ class TrialWorker:
         seconds = dict.fromkeys(("anonymize", "embed", "express", "realism"), 0.0)
         parts: list[Measurements] = []
         for start in range(0, len(rows), self.plan.batch_size):
-            batch = self._batch(rows[start : start + self.plan.batch_size], task.seed)
-            parts.append(self._measure_batch(anonymizer, batch, seconds))
+            chosen = rows[start : start + self.plan.batch_size]
+            role = self.references.faces.table.role[chosen]
+            parts.append(self._measure_batch(anonymizer, self._batch(chosen, task.seed), role, seconds))
         return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
 
     def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured]) -> Outcome:
@@ -232,7 +233,10 @@ class TrialWorker:
             frame=faces.frame,
         )
 
-    def _measure_batch(self, anonymizer: Anonymizer, batch: FaceBatch, seconds: dict[str, float]) -> Measurements:
+    def _measure_batch(
+        self, anonymizer: Anonymizer, batch: FaceBatch, role: StringArray, seconds: dict[str, float]
+    ) -> Measurements:
+        """Faces of T only teach attackers, and realism is reported on E: what nobody reads is not computed."""
         with torch.inference_mode():
             mark = time.perf_counter()
             image = anonymizer.anonymize(batch)
@@ -244,14 +248,31 @@ class TrialWorker:
             mark = _lap(seconds, "anonymize", mark, self.device)
             embeddings = {model.name: model.embed(image, batch.frame) for model in self._embedders}
             mark = _lap(seconds, "embed", mark, self.device)
-            probabilities = {model.name: model.probabilities(image, batch.frame) for model in self._expression}
+            express, realist = np.flatnonzero(role != "T"), np.flatnonzero(role == "E")
+            probabilities = {
+                model.name: _spread(model.probabilities(image[express], batch.frame), express, len(batch), 0.0)
+                for model in self._expression
+                if len(express)
+            } or {model.name: np.zeros((len(batch), len(EXPRESSIONS)), np.float32) for model in self._expression}
             mark = _lap(seconds, "express", mark, self.device)
-            clear, changed = batch.image.float() / 255, image.float() / 255
-            realism = {"psnr": psnr(clear, changed).cpu().numpy(), "ssim": ssim(clear, changed).cpu().numpy()}
-            if self._lpips is not None:
-                realism["lpips"] = self._lpips(clear, changed)
+            clear, changed = batch.image[realist], image[realist]
+            measured: dict[str, FloatArray] = {
+                name: np.zeros(0, np.float32) for name in ("psnr", "ssim", *(["lpips"] if self._lpips else []))
+            }
+            if len(realist):
+                measured |= {"psnr": psnr(clear, changed).cpu().numpy(), "ssim": ssim(clear, changed).cpu().numpy()}
+                if self._lpips is not None:
+                    measured["lpips"] = self._lpips(clear, changed)
+            realism = {name: _spread(values, realist, len(batch), np.nan) for name, values in measured.items()}
             _lap(seconds, "realism", mark, self.device)
         return Measurements(embeddings, probabilities, realism)
+
+
+def _spread(values: FloatArray, places: IntArray, count: int, empty: float) -> FloatArray:
+    """Values of some rows of a batch, in an array of all its rows."""
+    whole = np.full((count, *values.shape[1:]), empty, dtype=np.float32)
+    whole[places] = values
+    return whole
 
 
 class _Releases(dict[str, AlignedFaces]):

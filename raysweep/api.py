@@ -1,0 +1,67 @@
+"""The Python door: what the command line does, with objects in place of words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raysweep.anonymizers.registry import register_anonymizer
+from raysweep.config import resolve_evaluation, resolve_sweep
+
+if TYPE_CHECKING:
+    from raysweep.sweep import SweepResult
+
+__all__ = ["evaluate", "register_anonymizer", "tune"]
+
+
+def tune(
+    space: str,
+    *settings: str,
+    data: str | None = None,
+    models: str | None = None,
+    runs: str | Path = "runs",
+    tracking_uri: str | None = None,
+    address: str | None = None,
+) -> SweepResult:
+    """Search a space, as `raysweep tune`.
+
+    Args:
+        space: shipped name or YAML file.
+        settings: `key=value` words, such as "trials=8", "engine=local", "kernel_size.low=31".
+        data, models, address: as on the command line.
+        runs: folder of runs.
+        tracking_uri: of MLflow; None: `MLFLOW_TRACKING_URI`, else SQLite in `runs`.
+
+    Raises:
+        RaysweepError: wrong input, before anything starts.
+
+    Example:
+        result = raysweep.tune("blur", "trials=6", "engine=local")
+        front = standing(result.records, result.info).front
+    """
+    from raysweep import sweep
+    from raysweep.tracking.terminal import live_view
+
+    config = resolve_sweep(space, settings, data=data, models=models)
+    return sweep.tune(config, runs=Path(runs), view_of=live_view, tracking_uri=tracking_uri, address=address)
+
+
+def evaluate(
+    anonymizer: str,
+    *settings: str,
+    data: str | None = None,
+    models: str | None = None,
+    runs: str | Path = "runs",
+    tracking_uri: str | None = None,
+) -> SweepResult:
+    """Score one setting in this process, as `raysweep evaluate`; arguments as in `tune`.
+
+    Example:
+        result = raysweep.evaluate("pixelate", "block_size=16")
+        result.records[-1].metrics["privacy"]
+    """
+    from raysweep import sweep
+    from raysweep.tracking.terminal import live_view
+
+    config = resolve_evaluation(anonymizer, settings, flags={"engine": "local"}, data=data, models=models)
+    return sweep.tune(config, runs=Path(runs), view_of=live_view, tracking_uri=tracking_uri, need_privacy=False)
