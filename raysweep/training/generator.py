@@ -393,7 +393,7 @@ def load_pretrained(path: Path | None = None) -> PretrainedGenerator:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            recipe = Recipe(**json.loads(file.metadata()["recipe"]))
+            recipe = Recipe(**json.loads(file.metadata()["made"])["recipe"])
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
@@ -493,12 +493,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / ASSET
     halves = {name: tensor.half().contiguous() for name, tensor in generator.state_dict().items()}
-    metadata = {
-        "recipe": json.dumps(asdict(recipe)),
-        "trained_on": "synthetic faces",
-        "drawing_version": str(DRAWING_VERSION),
-    }
-    save_file(halves, path, metadata=metadata)
+    # One entry: safetensors writes several in no fixed order, and the file would differ each time.
+    made = {"recipe": asdict(recipe), "trained_on": "synthetic faces", "drawing_version": DRAWING_VERSION}
+    save_file(halves, path, metadata={"made": json.dumps(made)})
     sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
     return 0
 
