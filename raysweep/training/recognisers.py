@@ -259,9 +259,19 @@ def held_out_scores(network: nn.Module, task: str, identities: int = 120, images
     return {"accuracy": expression_accuracy(output, np.concatenate(expressions))}
 
 
+def _sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with sorted metadata (the library's order is random), so that equal weights are equal bytes."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 def _save(network: nn.Module, recipe: Recipe, folder: Path) -> tuple[Path, dict[str, float]]:
     """Half precision, scored as it will be loaded; the header says all that is needed to use and to remake it."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
@@ -283,8 +293,7 @@ def _save(network: nn.Module, recipe: Recipe, folder: Path) -> tuple[Path, dict[
     }
     path = folder / f"{recipe.name}.safetensors"
     waiting = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in state.items()}, waiting, metadata)
-    waiting.chmod(0o644)
+    waiting.write_bytes(_sorted_header(save({k: v.contiguous() for k, v in state.items()}, metadata)))
     waiting.replace(path)
     return path, scores
 

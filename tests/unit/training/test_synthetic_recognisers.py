@@ -110,3 +110,14 @@ def test_rank_one_counts_nearest_people():
 def test_unknown_network_is_named(tmp_path):
     with pytest.raises(ConfigError, match="synthetic-id-a"):
         main(["--out", str(tmp_path), "--only", "synthetic-id-aa"])
+
+
+def test_remaking_gives_the_same_bytes(tmp_path, monkeypatch):
+    tiny = replace(RECIPES["synthetic-fer-b"], steps=2, batch=8, identities=5)
+    monkeypatch.setitem(RECIPES, tiny.name, tiny)
+    monkeypatch.setattr("raysweep.training.recognisers.held_out_scores", lambda *_: {"accuracy": 0.5})
+    for folder in ("first", "second"):
+        assert main(["--out", str(tmp_path / folder), "--only", tiny.name]) == 0
+    first, second = (tmp_path / folder / f"{tiny.name}.safetensors" for folder in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert load_small(first)[1]["scores"] == '{"accuracy": 0.5}'
