@@ -404,9 +404,11 @@ class _Driver:
     @contextmanager
     def _pool(self, plan: Any, workers: int) -> Iterator[Any]:
         if self._config.run.engine == "local":
+            self._view.note("loading models")
             yield LocalPool(plan)
             return
         _, gpus = _cores_and_gpus("ray")
+        self._view.stage("starting workers", 0, workers)
         pool = RayPool(plan, workers, gpus=float(min(gpus, workers)))
         try:
             pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers))

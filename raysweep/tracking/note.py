@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.info import SweepInfo
-from raysweep.tracking.standing import Standing, standing
+from raysweep.tracking.standing import Standing, searched, standing
 from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["reading", "sweep_note", "trial_note"]
@@ -35,7 +35,7 @@ def reading(state: Standing, info: SweepInfo) -> list[str]:
     knee, private, expressive = state.knee, state.front[0], state.front[-1]
     lines = [
         f"{len(state.front)} of {len(state.trials)} trials are on the front; it covers {state.hypervolume:.3f} of the unit square.",
-        f"The balanced choice (knee) is trial #{knee.number} ({setting_text(knee.setting)}): {_sentence(knee)}.",
+        f"The balanced choice (knee) is trial #{knee.number} ({setting_text(searched(knee, info))}): {_sentence(knee)}.",
     ]
     if private is not knee:
         lines.append(f"Most private is trial #{private.number}: {_sentence(private)}.")

@@ -10,9 +10,10 @@ import numpy as np
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.front import hypervolume, knee, nondominated
 from raysweep.schema import FloatArray
+from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
 
-__all__ = ["Standing", "TracePoint", "standing", "trace", "varying"]
+__all__ = ["Standing", "TracePoint", "searched", "standing", "trace", "varying"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def standing(records: Iterable[TrialRecord], info: SweepInfo) -> Standing:
         best = front[knee(_points(front)) or 0]
         volume = hypervolume(points)
     return Standing(trials, tuple(record for record in latest if record.control), ranked, front, best, volume)
+
+
+def searched(record: TrialRecord, info: SweepInfo) -> dict[str, Value]:
+    """The part of a setting that the sweep searches; all of it where nothing is searched (a control, a listed setting)."""
+    return {name: record.setting[name] for name in info.parameters if name in record.setting} or dict(record.setting)
 
 
 def trace(records: Iterable[TrialRecord], info: SweepInfo) -> list[TracePoint]:

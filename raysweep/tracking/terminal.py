@@ -20,10 +20,10 @@ from rich.text import Text
 from raysweep.engine.record import TrialRecord
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.note import reading
-from raysweep.tracking.standing import Standing, standing, trace, varying
+from raysweep.tracking.standing import Standing, searched, standing, trace, varying
 from raysweep.tracking.text import duration, number, plain, setting_text, with_interval, worst_attacker
 
-__all__ = ["LiveView", "front_table", "live_view", "print_closing", "sparkline"]
+__all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline"]
 
 LAST_TRIALS = 6
 LAST_NOTES = 3
@@ -229,11 +229,13 @@ class LineView(LiveView):
             return
         name = f"control {plain(record.control, 40)}" if record.control else f"trial #{record.number}"
         if record.state == "failed":
-            self._print(f"{name} FAILED: {plain(record.reason, 300)}; {setting_text(record.setting)}; {self._tail()}")
+            self._print(
+                f"{name} FAILED: {plain(record.reason, 300)}; {setting_text(searched(record, self._state.info))}; {self._tail()}"
+            )
             return
         self._print(
             f"{name}: P {with_interval(record.metrics.get('privacy'))}, U {with_interval(record.metrics.get('utility'))}, "
-            f"strongest attacker {worst_attacker(record.attackers) or '-'}; {setting_text(record.setting)}; "
+            f"strongest attacker {worst_attacker(record.attackers) or '-'}; {setting_text(searched(record, self._state.info))}; "
             f"{duration(float(record.seconds.get('wall', 0.0)))}; {self._tail()}"
         )
 
@@ -369,7 +371,8 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
     Args:
         records: trials and controls.
         info: of the sweep.
-        width: of the console in characters; each varying parameter gets a column of its own where they fit.
+        width: of the console in characters; each varying parameter gets a column of its own where they fit, else none is
+            shown (`front_settings` then lists them).
     """
     state = standing(records, info)
     names = varying(state.trials)
@@ -382,6 +385,7 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
     elif len(where) == 1 and (only := where.pop()):
         caption = f"strongest attackers: all on {only}"
         attackers = [attacker.partition(" on ")[0] for attacker in attackers]
+    attackers = [attacker.split(" ")[0] for attacker in attackers]  # the id: `ls attackers` explains it
     title = f"Pareto front: {len(state.front)} of {len(state.trials)} trials, hypervolume {state.hypervolume:.3f}"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.title_justify = table.caption_justify = "left"
@@ -395,20 +399,31 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
     cells = zip(*settings, strict=True) if settings else ()
     taken = sum(2 + max(map(len, [*head.split("\n"), *column])) for head, column in zip(heads, cells, strict=False))
     apart = bool(names) and 53 + (0 if same else 2 + max(map(len, attackers))) + taken <= width
-    for head in heads if apart else ["setting"]:
+    for head in heads if apart else []:
         table.add_column(Text(head), overflow="fold", vertical="middle")
     for record, attacker, values in zip(state.front, attackers, settings, strict=True):
         knee = record is state.knee
-        setting = {name: record.setting[name] for name in names} or dict(record.setting)
         row = [
             f"#{record.number}" + (" knee" if knee else ""),
             with_interval(record.metrics["privacy"]),
             with_interval(record.metrics["utility"]),
             *([] if same else [attacker]),
-            *(values if apart else [setting_text(setting, 240)]),
+            *(values if apart else []),
         ]
         table.add_row(*map(Text, row), style="bold" if knee else "")
     return table
+
+
+def front_settings(records: Sequence[TrialRecord], info: SweepInfo) -> Table:
+    """One line (or a few) per trial of the front: the parameters that vary, or all of them when none does."""
+    state = standing(records, info)
+    names = varying(state.trials)
+    grid = Table.grid(padding=(0, 2))
+    for record in state.front:
+        setting = {name: record.setting[name] for name in names} or searched(record, info)
+        style = "bold" if record is state.knee else ""
+        grid.add_row(Text(f"#{record.number}", style=style), Text(setting_text(setting, 400), style=style))
+    return grid
 
 
 def print_closing(
@@ -436,7 +451,10 @@ def print_closing(
             Text("Synthetic faces: drawn, not photographed; the numbers say nothing about real people.", style="yellow")
         )
     if state.front:
-        parts += [Text(), front_table(records, info, console.width), Text()]
+        table = front_table(records, info, console.width)
+        parts += [Text(), table, Text()]
+        if not any(str(column.header).replace("\n", "_") in varying(state.trials) for column in table.columns):
+            parts += [front_settings(records, info), Text()]
     parts += [Text(line) for line in reading(state, info)]
     parts.append(Text())
     if info.clear:
