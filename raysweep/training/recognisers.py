@@ -2,7 +2,7 @@
 
     python -m raysweep.training.recognisers --out raysweep/assets
 
-remakes all five files (about five minutes each on one core); `--only NAME` one of them. Training draws its people from seeds of
+remakes all five files (one and a half to three minutes each on one free core); `--only NAME` one of them. Training draws its people from seeds of
 `TRAINING_SEED` and above, the scores in the file headers come from `HELD_OUT_SEED`; a sweep draws from seeds below both, so
 no recogniser has seen anybody whom it judges or attacks.
 
