@@ -60,7 +60,9 @@ class RunSettings(BaseModel):
     )
     measure_batch: int = Field(128, ge=1, le=65536, description="faces per forward pass of the measuring networks")
     budget: float | None = Field(None, gt=0, description="seconds after which no new trial starts, e.g. 10m")
-    attackers: tuple[str, ...] = Field(("A0", "A1", "A2", "A3"), min_length=1, description="rungs of the attacker ladder")
+    attackers: tuple[str, ...] = Field(
+        ("A0", "A1", "A2", "A3"), min_length=1, description="rungs of the attacker ladder"
+    )
     gallery_size: int | None = Field(
         None, ge=2, description="q of rank-1 at gallery size q; unset: 20, or as many as there are"
     )

@@ -385,7 +385,6 @@ class _Driver:
 
     # ---------------------------------------------------------------- parts
     def _plan(self, workers: int) -> Any:
-        from raysweep.anonymizers.registry import get_anonymizer
         from raysweep.engine.worker import WorkerPlan
 
         run = self._config.run
@@ -396,7 +395,6 @@ class _Driver:
             seed=run.seed,
             shares=shares_of(run),
             protocol=protocol_of(run),
-            trains=any(get_anonymizer(arm.anonymizer, allow_file=True).trains for arm in self._config.space.arms),
             batch_size=run.measure_batch,
             threads=max(1, (os.cpu_count() or 1) // workers),
         )

@@ -206,9 +206,7 @@ class RayPool(RayPoolClient):
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
         )
         self._workers = [actor.remote(plan) for _ in range(workers)]
-        dispatcher = (
-            ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000).remote(self._workers)
-        )
+        dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000).remote(self._workers)
         super().__init__(dispatcher, workers)
 
     def wait_ready(self, progress: Callable[[int], None]) -> None:

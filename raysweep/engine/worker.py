@@ -42,7 +42,6 @@ class WorkerPlan:
         zoo: weights at hand for this kind of faces.
         dataset, seed, shares: how identities are given roles.
         protocol: of the referee.
-        trains: some anonymizer of the sweep is trained: what teaches it may not judge.
         batch_size: faces per forward pass.
         threads: CPU threads of this worker.
     """
@@ -53,7 +52,6 @@ class WorkerPlan:
     seed: int
     shares: Mapping[str, float] | None
     protocol: Protocol
-    trains: bool
     batch_size: int
     threads: int
 
@@ -98,7 +96,6 @@ class TrialWorker:
 
     def __init__(self, plan: WorkerPlan) -> None:
         from raysweep.models.perceptual import load_perceptual
-        from raysweep.models.teachers import teacher_entries
 
         torch.set_num_threads(plan.threads)
         self.plan = plan
@@ -109,9 +106,7 @@ class TrialWorker:
         faces = self.references.faces
         self._zoo = plan.zoo
         self._embedders = self._zoo.embedders(self.device, threads=plan.threads)
-        _, expression_teacher = teacher_entries(self._zoo) if plan.trains else (None, None)
-        taught = self._zoo.lineage(expression_teacher.name) if expression_teacher is not None else frozenset()
-        self._expression = self._zoo.expression_models(self.device, threads=plan.threads, avoid=taught)
+        self._expression = self._zoo.expression_models(self.device, threads=plan.threads)
         perceptual = load_perceptual(self._zoo, self.device)
         self._lpips = perceptual if not isinstance(perceptual, str) else None
         self.rows = scored_rows(faces, plan.protocol)
@@ -200,10 +195,11 @@ class TrialWorker:
 
     # ---------------------------------------------------------------- inside
     def _get_teachers(self) -> Teachers:
-        from raysweep.models.teachers import teachers
+        from raysweep.models.teachers import check_lineage, teachers
 
         if self._teachers is None:
             self._teachers = teachers(self._zoo, self.device, self.references.faces.frame)
+            check_lineage(self._teachers, self._expression)
         return self._teachers
 
     def _load(self, task: TrialTask, fitted: Fitted) -> Anonymizer:

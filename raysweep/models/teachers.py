@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from raysweep.models.zoo import Found, Zoo
     from raysweep.schema import Frame
 
-__all__ = ["check_lineage", "judges", "teacher_entries", "teachers"]
-
-TASKS: tuple[Task, Task] = ("embedder", "expression")
+__all__ = ["check_lineage", "teacher_entries", "teachers"]
 
 
 def teacher_entries(zoo: Zoo) -> tuple[Found | None, Found | None]:
@@ -51,7 +49,7 @@ def teachers(
         Callables that are None where no torch network is at hand, and the lineage that the judges must avoid.
 
     Raises:
-        ModelError: the zoo has judges that share weights with these teachers (it was not taken with `reserve=True`).
+        ModelError: the zoo has expression judges that share weights with these teachers (it was not taken with `reserve=True`).
     """
     from raysweep.models.embedders import TorchEmbedder
     from raysweep.models.expression import TorchExpression
@@ -59,37 +57,16 @@ def teachers(
     who, how = teacher_entries(zoo)
     who, how = (who if identity else None), (how if expression else None)
     lineage = frozenset[str]().union(*(zoo.lineage(item.name) for item in (who, how) if item is not None))
-    for task in TASKS:
-        partial = [item.name for item in zoo.judges(task) if zoo.lineage(item.name) & lineage]
-        if partial:
-            raise ModelError(
-                f"{', '.join(partial)} would judge what {', '.join(sorted(lineage))} taught; take the zoo from for_data(..., reserve=True)"
-            )
+    partial = [item.name for item in zoo.judges("expression") if zoo.lineage(item.name) & lineage]
+    if partial:
+        raise ModelError(
+            f"{', '.join(partial)} would judge what {', '.join(sorted(lineage))} taught; take the zoo from for_data(..., reserve=True)"
+        )
     return Teachers(
         None if who is None else TorchEmbedder(who, device).differentiable(frame),
         None if how is None else TorchExpression(how, device).differentiable(frame),
         lineage,
     )
-
-
-def judges(zoo: Zoo, teaching: Teachers) -> tuple[list[Found], list[Found]]:
-    """Embedders and expression models at hand that may judge what these teachers taught.
-
-    Raises:
-        ModelError: there were judges, but all of them share weights with the teachers.
-    """
-    chosen = []
-    for task in TASKS:
-        free = zoo.judges(task, teaching.lineage)
-        barred = zoo.judges(task)
-        if barred and not free:
-            names = ", ".join(item.name for item in barred)
-            raise ModelError(
-                f"every {task} at hand ({names}) shares weights with a teacher of the losses ({', '.join(sorted(teaching.lineage))}), "
-                f"and a network may not judge what it taught. Add another {task} to {zoo.source}, or set that loss to none"
-            )
-        chosen.append(free)
-    return chosen[0], chosen[1]
 
 
 def check_lineage(teaching: Teachers, judging: Iterable[Embedder | ExpressionModel]) -> None:

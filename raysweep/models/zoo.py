@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raysweep.errors import ModelError, nearest
 from raysweep.models.entry import Entry, Task, catalogue, read_entries
 from raysweep.models.loading import file_digest
-from raysweep.models.teachers import check_lineage, judges, teacher_entries, teachers
+from raysweep.models.teachers import teacher_entries
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +26,7 @@ __all__ = [
     "CHECKSUMS",
     "Found",
     "Zoo",
-    "check_lineage",
-    "judges",
     "open_zoo",
-    "teachers",
     "weights_folder",
 ]
 
@@ -84,7 +81,7 @@ class Zoo:
         found: what is at hand, by name.
         unknown: weight files that no entry describes; never used.
         synthetic: True or False once `for_data` restricted it to one kind of faces, else None.
-        reserved: lineage of the networks kept for teaching; what shares it does not judge.
+        reserved: lineage of the expression teacher; what shares it does not judge.
     """
 
     source: Path
@@ -218,8 +215,9 @@ class Zoo:
         Args:
             synthetic: drawn, not photographed.
             needs: tasks that must have weights; `("detector",)` to prepare photographs, `()` to ask for nothing.
-            reserve: set the teachers of loss terms aside as long as another judge remains, so that every anonymizer, trained or
-                not, has the same judges. False when nothing will be trained: all may judge.
+            reserve: set the expression teacher of loss terms aside as long as another judge remains, so that every anonymizer,
+                trained or not, has the same judges. An embedder that teaches may still attack: a further attacker can only
+                lower the privacy found, and one of other descent always remains beside it.
 
         Raises:
             ModelError: a needed task has none; says what to put where.
@@ -233,8 +231,8 @@ class Zoo:
         }
         zoo = Zoo(self.source, self.entries, kept, self.unknown, synthetic, names=tuple(sorted(kept)))
         if reserve:
-            lineages = [zoo.lineage(item.name) for item in teacher_entries(zoo) if item is not None]
-            zoo = replace(zoo, reserved=frozenset().union(*lineages))
+            _, teacher = teacher_entries(zoo)
+            zoo = replace(zoo, reserved=zoo.lineage(teacher.name) if teacher is not None else frozenset())
         problems = [
             zoo._missing(task)
             for task in needs

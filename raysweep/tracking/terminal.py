@@ -28,7 +28,7 @@ __all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_clos
 LAST_TRIALS = 6
 LAST_NOTES = 3
 BAR = 14
-LINE_EVERY_S = 5.0
+LINE_EVERY_S = 15.0
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
