@@ -53,10 +53,14 @@ def test_the_ignorant_attacker_is_far_behind_the_best_aware_one(score, name: str
 def test_subject_k_same_leaves_one_in_k(score, k: int) -> None:
     record = score("k-same", f"k={k}", "unit=subjects", "attackers=[A0,A1]")
     value = record.metrics["privacy/rank1_full"]
+    people = value.n_ids
+    # The people who are left over join the last group, so the exact value is groups / people: 1/k when k divides their number.
+    expected = (people // k) / people
     print(
-        f"k-same over subjects, k={k}: strongest attacker's rank-1 {value.value:.3f} [{value.lo:.3f}, {value.hi:.3f}], 1/k {1 / k:.3f}"
+        f"k-same over subjects, k={k}, {people} people: strongest attacker's rank-1 {value.value:.4f}, exact {expected:.4f}, 1/k {1 / k:.4f}"
     )
-    assert value.lo - 1e-9 <= 1 / k <= value.hi + 1e-9 or value.value <= 1 / k + 1e-9
+    assert value.value == pytest.approx(expected, abs=1e-9)
+    assert value.value <= 1 / k + 1e-9
     assert record.notes["holds"] is True
 
 

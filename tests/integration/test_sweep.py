@@ -61,6 +61,7 @@ def test_a_local_sweep_and_its_resumption(tmp_path: Path, capsys: pytest.Capture
     assert "Synthetic" in json.dumps(json.loads((folder / "sweep.json").read_text())) or more.info.synthetic
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_records(tmp_path: Path) -> None:
     local = tune("pixelate", "trials=3", "engine=local", data=FACES, runs=tmp_path / "local")
     ray = tune("pixelate", "trials=3", "workers=2", data=FACES, runs=tmp_path / "ray")
@@ -92,6 +93,7 @@ def test_a_failing_trial_does_not_stop_the_sweep(tmp_path: Path, capsys: pytest.
     assert {record.state for record in result.records if record.control} == {"complete"}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(tmp_path: Path, cache: Path) -> None:
     """kill -9 after the first trial; the same command again finishes the same sweep and repeats nothing."""
     words = ["tune", "blur", "--engine", "local", "--trials", "3", "--data", FACES, "--runs", str(tmp_path)]
@@ -114,6 +116,7 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, cache: Path) -> None:
     assert len(after) == len(set(after)) == 5  # three trials, two controls
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of one worker in the middle: its items run again elsewhere."""
     from raysweep.engine.pools import RayPool
