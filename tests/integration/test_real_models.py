@@ -73,11 +73,12 @@ def test_the_torch_network_is_the_onnx_one(zoo: Zoo) -> None:
     np.testing.assert_allclose(*rows, atol=1e-4)
 
 
-def test_teacher_and_judge_of_the_same_weights_are_kept_apart(zoo: Zoo) -> None:
+def test_a_teacher_attacks_beside_an_independent_embedder(zoo: Zoo) -> None:
     real = zoo.for_data(False)
     teaching = teachers(real, "cpu", FRAME)
     assert teaching.identity is not None
-    assert [item.name for item in real.judges("embedder")] == ["mobilefacenet-liguiyuan"]
+    assert {item.name for item in real.judges("embedder")} == {"mobilefacenet-liguiyuan", "mobilefacenet-foamliu"}
+    assert any(not real.lineage(item.name) & teaching.lineage for item in real.judges("embedder"))
     with pytest.raises(ModelError, match="mobilefacenet-foamliu may not judge"):
         check_lineage(teaching, [load_embedder(zoo.get("mobilefacenet-foamliu"))])
 
