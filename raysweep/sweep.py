@@ -1,40 +1,34 @@
 """READ SECOND: a sweep from top to bottom. Space -> Optuna -> Tune -> pool -> ledger -> MLflow.
 
-1. `open_faces`: source -> shards -> prepared reference store (`pipeline.py`), all content-addressed: done once per data set.
+1. `faces.open_faces`: source -> shards -> prepared reference store (`pipeline.py`), all content-addressed: done once per data set.
 2. `tune`: run folder, ledger, standing workers, controls, then trials until the budget is used up; each finished trial goes
    to the ledger first and from there to the live view and the tracker.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-import platform
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raysweep.config import RunSettings, SweepConfig
-from raysweep.data.shards import ShardSet, write_shards
-from raysweep.data.source import Source, open_source
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
 from raysweep.engine.record import TrialRecord, TrialTask
-from raysweep.engine.references import References, ReferenceStore, cache_root
-from raysweep.engine.session import start_ray
 from raysweep.engine.trial import run_trial
-from raysweep.errors import ConfigError, DataError
-from raysweep.models.zoo import Zoo, open_zoo
-from raysweep.objective import Protocol
-from raysweep.schema import Frame, IntArray
+from raysweep.errors import DataError
+from raysweep.faces import Faces, check_needs, cores_and_gpus, open_faces, session, shares_of
+from raysweep.provenance import basis_of, protocol_of, versions
+from raysweep.schema import IntArray
 from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
 from raysweep.search.space import Arm, Space, canonical_hash
@@ -42,31 +36,10 @@ from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
 from raysweep.tracking.terminal import LiveView
 
-__all__ = ["Faces", "SweepResult", "code_digest", "open_faces", "tune"]
+__all__ = ["SweepResult", "tune"]
 
 CHUNK_ROWS = 256
 """Faces per work item: large enough to hide the call, small enough to share a trial between workers."""
-
-SYNTHETIC_FRAME = Frame(112, 0)
-PHOTOGRAPH_FRAME = Frame(160, 24)
-"""Twenty-four template pixels around the ArcFace crop, at scale 1: expression models look beyond it."""
-
-
-@dataclass(frozen=True)
-class Faces:
-    """A prepared data set.
-
-    Attributes:
-        source: where it came from.
-        store: reference store of the clear faces.
-        references: its content.
-        zoo: the models that measured it.
-    """
-
-    source: Source
-    store: ReferenceStore
-    references: References
-    zoo: Zoo
 
 
 @dataclass(frozen=True)
@@ -84,153 +57,6 @@ class SweepResult:
     delivery: Delivery
 
 
-# ------------------------------------------------------------------ faces
-def frame_of(run: RunSettings, synthetic: bool) -> Frame:
-    """The crop's geometry: as set, else by kind of faces."""
-    default = SYNTHETIC_FRAME if synthetic else PHOTOGRAPH_FRAME
-    size, margin = run.frame.size, run.frame.margin
-    if size is None and margin is not None:
-        size = 112 + 2 * margin
-    return Frame(default.size if size is None else size, default.margin if margin is None else margin)
-
-
-def shares_of(run: RunSettings) -> Mapping[str, float] | None:
-    """Shares of identities per role, None for the default."""
-    return run.roles.model_dump() if run.roles is not None else None
-
-
-def open_faces(
-    run: RunSettings,
-    view: LiveView,
-    *,
-    data: str | None,
-    kind: str | None,
-    models: str | None,
-    workers: int,
-    need_privacy: bool = True,
-) -> Faces:
-    """Source -> shards -> references; what is there already is used again.
-
-    Args:
-        run: settings.
-        view: told of the progress.
-        data, kind, models: as on the command line.
-        workers: actors per pool.
-        need_privacy: False lets a data set without identities pass: privacy is then undefined.
-
-    Raises:
-        DataError, ModelError: before any work on the faces, when the data or the models cannot do.
-    """
-    source = open_source(data, kind=kind)
-    needs: tuple[Any, ...] = ("embedder", "expression") if source.synthetic else ("embedder", "expression", "detector")
-    zoo = open_zoo(models).for_data(synthetic=source.synthetic, needs=needs)
-    frame = frame_of(run, source.synthetic)
-    view.stage("reading faces", 0, len(source))
-    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])
-    view.stage("reading faces", len(source), len(source))
-    store = ReferenceStore.at(shards, frame, zoo)
-    if not store.exists():
-        _prepare(run.engine, shards, zoo, frame, store, workers, view)
-    references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run), need_privacy=need_privacy)
-    return Faces(source, store, references, zoo)
-
-
-def _prepare(
-    engine: str, shards: ShardSet, zoo: Zoo, frame: Frame, store: ReferenceStore, workers: int, view: LiveView
-) -> None:
-    from raysweep import pipeline
-
-    started = time.perf_counter()
-
-    def progress(done: int, total: int) -> None:
-        view.stage("preparing faces", done, total, done / max(1e-9, time.perf_counter() - started))
-
-    if engine == "ray":
-        pipeline.prepare(shards, zoo, frame, store, workers=workers, progress=progress)
-    else:
-        pipeline.prepare_local(shards, zoo, frame, store, progress=progress)
-
-
-def prepare(
-    run: RunSettings,
-    *,
-    view: LiveView,
-    data: str | None,
-    kind: str | None,
-    models: str | None,
-    address: str | None = None,
-) -> Faces:
-    """Prepare a data set and stop there; arguments as in `open_faces` and `tune`."""
-    with _session(run, address):
-        workers = run.workers or default_workers(*_cores_and_gpus(run.engine))
-        return open_faces(run, view, data=data, kind=kind, models=models, workers=workers, need_privacy=False)
-
-
-def _session(run: RunSettings, address: str | None) -> AbstractContextManager[Any]:
-    return start_ray(cpus=os.cpu_count() or 1, address=address) if run.engine == "ray" else nullcontext()
-
-
-# ------------------------------------------------------------------ identity of a sweep
-DECIDING = (
-    "anonymizers",
-    "attackers",
-    "data",
-    "metrics",
-    "models",
-    "preprocess",
-    "training",
-    "engine/worker.py",
-    "objective.py",
-    "schema.py",
-)
-"""Source files that can change a result; the others cannot, so that a fix of the terminal view does not end a sweep."""
-
-
-def code_digest() -> str:
-    """Hash of the source that decides results."""
-    package = Path(__file__).resolve().parent
-    files: list[Path] = []
-    for place in DECIDING:
-        path = package / place
-        files.extend([path] if path.is_file() else sorted(path.rglob("*.py")))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-def anonymizer_digest(name: str) -> str:
-    """Hash of the file (or the package) that an anonymizer comes from: a plug-in's code decides results too."""
-    from raysweep.anonymizers.registry import get_anonymizer
-
-    module = sys.modules[get_anonymizer(name, allow_file=True).__module__]
-    file = Path(str(module.__file__))
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def protocol_of(run: RunSettings) -> Protocol:
-    """The referee's settings."""
-    return Protocol(gallery_size=run.gallery_size, attackers=run.attackers, bootstrap=run.bootstrap, seed=run.seed)
-
-
-def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
-    """What decides a trial's result beside its setting, JSON-safe."""
-    run = config.run
-    return {
-        "references": faces.store.key,
-        "code": code_digest(),
-        "anonymizers": {arm.anonymizer: anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
-        "seed": run.seed,
-        "roles": shares_of(run),
-        "protocol": {
-            "gallery_size": run.gallery_size,
-            "attackers": list(run.attackers),
-            "bootstrap": run.bootstrap,
-        },
-    }
-
-
-# ------------------------------------------------------------------ the sweep
 def tune(
     config: SweepConfig,
     *,
@@ -275,8 +101,8 @@ def tune(
     )
     with view_of(info) as view:
         view.note("starting Ray" if run.engine == "ray" else "working in this process")
-        with _session(run, address):
-            workers = run.workers or default_workers(*_cores_and_gpus(run.engine))
+        with session(run, address):
+            workers = run.workers or default_workers(*cores_and_gpus(run.engine))
             faces = open_faces(
                 run,
                 view,
@@ -286,7 +112,7 @@ def tune(
                 workers=workers,
                 need_privacy=need_privacy,
             )
-            check_space_against_faces(config, faces)
+            check_needs(space, faces)
             basis = basis_of(config, faces)
             key = canonical_hash({"space": space.canonical(), "sampler": info.sampler, **basis})
             folder = runs / f"{space.name}-{key[:8]}"
@@ -405,7 +231,7 @@ class _Driver:
             self._view.note("loading models")
             yield LocalPool(plan)
             return
-        _, gpus = _cores_and_gpus("ray")
+        _, gpus = cores_and_gpus("ray")
         self._view.stage("starting workers", 0, workers)
         pool = RayPool(plan, workers, gpus=float(min(gpus, workers)))
         try:
@@ -531,27 +357,6 @@ def planned_trials(space: Space, run: RunSettings) -> int:
     return run.trials if space.size is None or conditional else min(run.trials, space.size)
 
 
-def versions() -> dict[str, str]:
-    """Of Python, raysweep and the libraries that decide numbers."""
-    names = ("raysweep", "ray", "optuna", "mlflow", "torch", "onnxruntime-gpu", "numpy", "opencv-python")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except ImportError:
-            found[name] = "not installed"
-    return found
-
-
-def _cores_and_gpus(engine: str) -> tuple[int, int]:
-    if engine != "ray":
-        return 1, 0
-    import ray
-
-    resources = ray.cluster_resources()
-    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-
-
 def _about(faces: Faces) -> dict[str, Any]:
     table = faces.references.faces.table
     reasons: dict[str, int] = {}
@@ -576,8 +381,6 @@ def _about(faces: Faces) -> dict[str, Any]:
 
 
 def _write_settings(folder: Path, config: SweepConfig, basis: Mapping[str, Any], info: SweepInfo) -> None:
-    import json
-
     content = {
         "info": info.to_dict(),
         "run": config.run.model_dump(mode="json"),
@@ -588,34 +391,3 @@ def _write_settings(folder: Path, config: SweepConfig, basis: Mapping[str, Any],
     temporary = folder / ".sweep.json.tmp"
     temporary.write_text(json.dumps(content, indent=2, sort_keys=True, default=str), encoding="utf-8")
     os.replace(temporary, folder / "sweep.json")
-
-
-def check_space_against_faces(config: SweepConfig, faces: Faces) -> None:
-    """What an anonymizer needs of the faces must be there.
-
-    Raises:
-        ConfigError: names each need that is not met, and what would meet it.
-    """
-    from raysweep.anonymizers.registry import get_anonymizer
-
-    loaded = faces.references.faces
-    remedies = {
-        "landmarks": (
-            loaded.landmarks is not None,
-            "dense landmarks (a 68- or 106-point model in --models, or the MediaPipe extra)",
-        ),
-        "mask": (
-            loaded.mask is not None,
-            "parsing masks (a BiSeNet file in --models, or a data set that brings masks)",
-        ),
-        "background": (len(loaded.table.rows("G")) > 0, "identities of role G (more identities, or roles.G=...)"),
-        "identity": (bool((loaded.table.identity >= 0).any()), "identities"),
-    }
-    problems = [
-        f"{arm.anonymizer} needs {remedies[need][1]}; {faces.source.name} has none"
-        for arm in config.space.arms
-        for need in sorted(get_anonymizer(arm.anonymizer, allow_file=True).needs)
-        if not remedies[need][0]
-    ]
-    if problems:
-        raise ConfigError(problems)

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from raysweep.commands.tables import faces_table
-    from raysweep.sweep import prepare
+    from raysweep.faces import prepare
     from raysweep.tracking.info import SweepInfo
     from raysweep.tracking.terminal import live_view
 

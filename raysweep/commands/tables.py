@@ -12,7 +12,8 @@ from rich.text import Text
 from raysweep.tracking.text import plain, with_interval
 
 if TYPE_CHECKING:
-    from raysweep.sweep import Faces, SweepResult
+    from raysweep.faces import Faces
+    from raysweep.sweep import SweepResult
 
 __all__ = ["evaluation_tables", "faces_table", "plain_table"]
 

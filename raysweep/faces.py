@@ -1,0 +1,172 @@
+"""From a path to prepared faces: source -> shards -> reference store. What is there already is used again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from raysweep.config import RunSettings
+from raysweep.data.shards import ShardSet, write_shards
+from raysweep.data.source import Source, open_source
+from raysweep.engine.pools import default_workers
+from raysweep.engine.references import References, ReferenceStore, cache_root
+from raysweep.engine.session import start_ray
+from raysweep.errors import ConfigError
+from raysweep.models.zoo import Zoo, open_zoo
+from raysweep.schema import Frame
+from raysweep.search.space import Space
+from raysweep.tracking.terminal import LiveView
+
+__all__ = ["Faces", "check_needs", "cores_and_gpus", "frame_of", "open_faces", "prepare", "session", "shares_of"]
+
+SYNTHETIC_FRAME = Frame(112, 0)
+PHOTOGRAPH_FRAME = Frame(160, 24)
+"""Twenty-four template pixels around the ArcFace crop, at scale 1: expression models look beyond it."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A prepared data set.
+
+    Attributes:
+        source: where it came from.
+        store: reference store of the clear faces.
+        references: its content.
+        zoo: the models that measured it.
+    """
+
+    source: Source
+    store: ReferenceStore
+    references: References
+    zoo: Zoo
+
+
+def frame_of(run: RunSettings, synthetic: bool) -> Frame:
+    """The crop's geometry: as set, else by kind of faces."""
+    default = SYNTHETIC_FRAME if synthetic else PHOTOGRAPH_FRAME
+    size, margin = run.frame.size, run.frame.margin
+    if size is None and margin is not None:
+        size = 112 + 2 * margin
+    return Frame(default.size if size is None else size, default.margin if margin is None else margin)
+
+
+def shares_of(run: RunSettings) -> Mapping[str, float] | None:
+    """Shares of identities per role, None for the default."""
+    return run.roles.model_dump() if run.roles is not None else None
+
+
+def open_faces(
+    run: RunSettings,
+    view: LiveView,
+    *,
+    data: str | None,
+    kind: str | None,
+    models: str | None,
+    workers: int,
+    need_privacy: bool = True,
+) -> Faces:
+    """Source -> shards -> references; what is there already is used again.
+
+    Args:
+        run: settings.
+        view: told of the progress.
+        data, kind, models: as on the command line.
+        workers: actors per pool.
+        need_privacy: False lets a data set without identities pass: privacy is then undefined.
+
+    Raises:
+        DataError, ModelError: before any work on the faces, when the data or the models cannot do.
+    """
+    source = open_source(data, kind=kind)
+    needs: tuple[Any, ...] = ("embedder", "expression") if source.synthetic else ("embedder", "expression", "detector")
+    zoo = open_zoo(models).for_data(synthetic=source.synthetic, needs=needs)
+    frame = frame_of(run, source.synthetic)
+    view.stage("reading faces", 0, len(source))
+    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])
+    view.stage("reading faces", len(source), len(source))
+    store = ReferenceStore.at(shards, frame, zoo)
+    if not store.exists():
+        _prepare(run.engine, shards, zoo, frame, store, workers, view)
+    references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run), need_privacy=need_privacy)
+    return Faces(source, store, references, zoo)
+
+
+def _prepare(
+    engine: str, shards: ShardSet, zoo: Zoo, frame: Frame, store: ReferenceStore, workers: int, view: LiveView
+) -> None:
+    from raysweep import pipeline
+
+    started = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        view.stage("preparing faces", done, total, done / max(1e-9, time.perf_counter() - started))
+
+    if engine == "ray":
+        pipeline.prepare(shards, zoo, frame, store, workers=workers, progress=progress)
+    else:
+        pipeline.prepare_local(shards, zoo, frame, store, progress=progress)
+
+
+def prepare(
+    run: RunSettings,
+    *,
+    view: LiveView,
+    data: str | None,
+    kind: str | None,
+    models: str | None,
+    address: str | None = None,
+) -> Faces:
+    """Prepare a data set and stop there; arguments as in `open_faces` and `tune`."""
+    with session(run, address):
+        workers = run.workers or default_workers(*cores_and_gpus(run.engine))
+        return open_faces(run, view, data=data, kind=kind, models=models, workers=workers, need_privacy=False)
+
+
+def session(run: RunSettings, address: str | None) -> AbstractContextManager[Any]:
+    """A Ray session where the engine needs one."""
+    return start_ray(cpus=os.cpu_count() or 1, address=address) if run.engine == "ray" else nullcontext()
+
+
+def cores_and_gpus(engine: str) -> tuple[int, int]:
+    """CPUs and GPUs of the session; one core for the engine without Ray."""
+    if engine != "ray":
+        return 1, 0
+    import ray
+
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+
+
+def check_needs(space: Space, faces: Faces) -> None:
+    """What an anonymizer needs of the faces must be there.
+
+    Raises:
+        ConfigError: names each need that is not met, and what would meet it.
+    """
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    loaded = faces.references.faces
+    remedies = {
+        "landmarks": (
+            loaded.landmarks is not None,
+            "dense landmarks (a 68- or 106-point model in --models, or the MediaPipe extra)",
+        ),
+        "mask": (
+            loaded.mask is not None,
+            "parsing masks (a BiSeNet file in --models, or a data set that brings masks)",
+        ),
+        "background": (len(loaded.table.rows("G")) > 0, "identities of role G (more identities, or roles.G=...)"),
+        "identity": (bool((loaded.table.identity >= 0).any()), "identities"),
+    }
+    problems = [
+        f"{arm.anonymizer} needs {remedies[need][1]}; {faces.source.name} has none"
+        for arm in space.arms
+        for need in sorted(get_anonymizer(arm.anonymizer, allow_file=True).needs)
+        if not remedies[need][0]
+    ]
+    if problems:
+        raise ConfigError(problems)
