@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysweep.config import RunSettings
+from raysweep.data.roles import face_table
 from raysweep.data.shards import ShardSet, write_shards
 from raysweep.data.source import Source, open_source
 from raysweep.engine.pools import default_workers
@@ -88,6 +89,17 @@ def open_faces(
     view.stage("reading faces", 0, len(source))
     shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])
     view.stage("reading faces", len(source), len(source))
+    labels = shards.labels()
+    # Too few identities are told before hours of detection, not after.
+    face_table(
+        labels.face_id,
+        labels.identity,
+        labels.expression,
+        dataset=source.name,
+        seed=run.seed,
+        shares=shares_of(run),
+        need_privacy=need_privacy,
+    )
     store = ReferenceStore.at(shards, frame, zoo)
     if not store.exists():
         _prepare(run.engine, shards, zoo, frame, store, workers, view)

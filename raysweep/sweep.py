@@ -122,7 +122,7 @@ def tune(
             with Ledger(folder / "ledger.jsonl") as ledger:
                 _write_settings(folder, config, basis, info)
                 sink = MlflowSink(default_tracking_uri(runs, tracking_uri), info)
-                driver = _Driver(config, faces, basis, ledger, sink, view, info)
+                driver = _Driver(config, faces, basis, ledger, sink, view, info, need_privacy)
                 try:
                     driver.run(folder, workers)
                 except BaseException:
@@ -148,7 +148,9 @@ class _Driver:
         sink: MlflowSink,
         view: LiveView,
         info: SweepInfo,
+        need_privacy: bool,
     ) -> None:
+        self._need_privacy = need_privacy
         self._config, self._faces, self._basis = config, faces, basis
         self._ledger, self._sink, self._view = ledger, sink, view
         self.info = info
@@ -220,6 +222,7 @@ class _Driver:
             dataset=self._faces.source.name,
             seed=run.seed,
             shares=shares_of(run),
+            need_privacy=self._need_privacy,
             protocol=protocol_of(run),
             batch_size=run.measure_batch,
             threads=max(1, (os.cpu_count() or 1) // workers),

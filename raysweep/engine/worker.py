@@ -40,7 +40,7 @@ class WorkerPlan:
     Attributes:
         references: folder of the reference store.
         zoo: weights at hand for this kind of faces.
-        dataset, seed, shares: how identities are given roles.
+        dataset, seed, shares, need_privacy: how identities are given roles, see `data.roles.face_table`.
         protocol: of the referee.
         batch_size: faces per forward pass.
         threads: CPU threads of this worker.
@@ -51,6 +51,7 @@ class WorkerPlan:
     dataset: str
     seed: int
     shares: Mapping[str, float] | None
+    need_privacy: bool
     protocol: Protocol
     batch_size: int
     threads: int
@@ -101,7 +102,7 @@ class TrialWorker:
         self.plan = plan
         self.device = pick_device()
         self.references: References = ReferenceStore(Path(plan.references)).load(
-            dataset=plan.dataset, seed=plan.seed, shares=plan.shares
+            dataset=plan.dataset, seed=plan.seed, shares=plan.shares, need_privacy=plan.need_privacy
         )
         faces = self.references.faces
         self._zoo = plan.zoo

@@ -34,8 +34,8 @@ MEDIAPIPE = "mediapipe"
 """In place of a file: the face mesh that comes with the package."""
 
 MEDIAPIPE_HELP = (
-    "478 landmarks need MediaPipe with the legacy face mesh: install the extra with "
-    "`pip install --no-deps mediapipe==0.10.21` beside `protobuf>=6.31.1,<7` (newer MediaPipe dropped the face mesh; protobuf 5 and 7 fail with it)"
+    "478 landmarks need MediaPipe with the legacy face mesh, on Python 3.11 or 3.12: `uv sync --extra mediapipe` "
+    "(it is mediapipe 0.10.21 beside protobuf 6.33; newer MediaPipe dropped the face mesh, protobuf 5 and 7 fail with it)"
 )
 
 
