@@ -87,7 +87,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("mediapipe") is not None, reason="MediaPipe is installed")
 def test_missing_mediapipe_names_the_versions() -> None:
-    with pytest.raises(ModelError, match=r"mediapipe==0\.10\.21.*protobuf>=6"):
+    with pytest.raises(ModelError, match=r"uv sync --extra mediapipe.*0\.10\.21 beside protobuf 6"):
         MediaPipeLandmarks()
     with pytest.raises(ModelError, match="478 landmarks"):
         open_landmarks("mediapipe")
