@@ -25,7 +25,7 @@ RETRY_ADVICE = "\nFailed to apply UDF transform"
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
-    # Ray Data 2.60 prints an error of no consequence for every actor pool (ray issue 53727); failures come as exceptions.
+    # Ray Data 2.60 prints an error of no consequence for every actor pool (ray-project/ray#53727); failures come as exceptions.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
