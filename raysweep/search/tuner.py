@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ def tune_trials(
         ),
     )
     tuner.fit()
+    # Tune leaves a folder per trial; all that they hold is in the ledger.
+    shutil.rmtree(folder / "tune", ignore_errors=True)
 
 
 def _trial(

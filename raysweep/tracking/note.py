@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
+from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.standing import Standing, searched, standing
 from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
@@ -76,7 +77,14 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
         shown = state.front[:rows]
         lines += _table(
             ["trial", "privacy P", "utility U", "strongest attacker", "setting", ""],
-            ([f"#{record.number}", *_scores(record), "**knee**" if record is state.knee else ""] for record in shown),
+            (
+                [
+                    f"#{record.number}",
+                    *_scores(record, searched(record, info)),
+                    "**knee**" if record is state.knee else "",
+                ]
+                for record in shown
+            ),
         )
         if len(shown) < len(state.front):
             lines.append(f"\n{len(state.front) - len(shown)} more are in `front.csv`.")
@@ -95,7 +103,7 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
         lines += ["### Controls", ""]
         lines += _table(
             ["control", "privacy P", "utility U", "strongest attacker", "setting"],
-            ([markdown(record.control), *_scores(record)] for record in state.controls),
+            ([markdown(record.control), *_scores(record, record.setting)] for record in state.controls),
         )
         lines.append("")
     lines += ["### What it rests on", "", *_basis(state, info), ""]
@@ -141,12 +149,12 @@ def _sentence(record: TrialRecord) -> str:
     )
 
 
-def _scores(record: TrialRecord) -> list[str]:
+def _scores(record: TrialRecord, setting: Mapping[str, Value]) -> list[str]:
     return [
         _value(record.metrics.get("privacy")),
         _value(record.metrics.get("utility")),
         markdown(worst_attacker(record.attackers) or "-"),
-        markdown(setting_text(record.setting, 160), 160),
+        markdown(setting_text(setting, 240), 300),
     ]
 
 
