@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -44,6 +44,30 @@ def faces_table(faces: Faces) -> RenderableType:
     return plain_table(plain(faces.source.name, 80), ("", "images", ""), rows)
 
 
+ATTACKER_COLUMNS = ("attacker", "embedder", "rank-1 on E [95 %]", "clear", "advantage on S", "on E", "")
+
+
+def _attacker_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One attacker or control; controls have no clear side and no advantage."""
+
+    def number(name: str) -> str:
+        value = row.get(name)
+        return "-" if value is None else f"{value:.2f}"
+
+    name = f"{row['attacker']} {row['name']}" + (f" ({row['control']})" if row.get("control") else "")
+    interval = f" [{number('rank1_E_lo')}, {number('rank1_E_hi')}]" if row.get("rank1_E_lo") is not None else ""
+    remark = "strongest" if row.get("selected") else str(row.get("reason") or "")
+    return (
+        plain(name, 60),
+        plain(str(row.get("embedder") or "-"), 60),
+        number("rank1_E") + interval,
+        number("clear_E"),
+        number("advantage_S"),
+        number("advantage_E"),
+        plain(remark, 100),
+    )
+
+
 def evaluation_tables(result: SweepResult) -> RenderableType:
     """Every metric and every attacker of the scored setting, clear numbers beside."""
     parts: list[RenderableType] = []
@@ -65,17 +89,10 @@ def evaluation_tables(result: SweepResult) -> RenderableType:
         ]
         parts.append(plain_table(title, ("metric", "value [95 %]", "n", ""), rows))
         if record.attackers:
-            names = tuple(record.attackers[0])
-            cells = [
-                tuple(
-                    f"{row[name]:.3f}"
-                    if isinstance(row[name], float)
-                    else plain(str(row[name] if row[name] is not None else "-"), 60)
-                    for name in names
-                )
-                for row in record.attackers
+            parts += [
+                Text(),
+                plain_table("attackers", ATTACKER_COLUMNS, [_attacker_row(row) for row in record.attackers]),
             ]
-            parts += [Text(), plain_table("attackers", names, cells)]
         if record.notes:
             parts += [
                 Text(),

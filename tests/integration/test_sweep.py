@@ -77,6 +77,16 @@ def test_ray_gives_the_same_records(tmp_path: Path) -> None:
                 assert other.value == pytest.approx(value.value, abs=1e-6), name
 
 
+def test_evaluate_prints_every_attacker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["evaluate", "pixelate", "block_size=16", "--data", FACES, "--runs", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("Synthetic faces", "A0 ignorant", "A3 adaptive_head", "A1 lazy (null)", "realism/ssim", "strongest"):
+        assert words in shown, words
+
+
 def test_a_failing_trial_does_not_stop_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.py").write_text(
         "from raysweep.anonymizers.base import Anonymizer\n"
