@@ -17,8 +17,10 @@ from raysweep.engine.pools import default_workers
 from raysweep.engine.references import References, ReferenceStore, cache_root
 from raysweep.engine.session import start_ray
 from raysweep.errors import ConfigError
+from raysweep.models.teachers import teacher_entries
 from raysweep.models.zoo import Zoo, open_zoo
 from raysweep.schema import Frame
+from raysweep.search.parameters import Categorical, Float, Int, Value
 from raysweep.search.space import Space
 from raysweep.tracking.terminal import LiveView
 
@@ -180,5 +182,39 @@ def check_needs(space: Space, faces: Faces) -> None:
         for need in sorted(get_anonymizer(arm.anonymizer, allow_file=True).needs)
         if not remedies[need][0]
     ]
+    problems += _missing_teachers(space, faces.zoo)
     if problems:
         raise ConfigError(problems)
+
+
+def _missing_teachers(space: Space, zoo: Zoo) -> list[str]:
+    """Loss terms that the space offers but nothing at hand can compute: told once, not by trial after trial."""
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    embedder, expression = teacher_entries(zoo)
+    at_hand = {"identity": embedder is not None, "expression": expression is not None}
+    found: dict[str, str] = {}
+    for arm in space.arms:
+        method = get_anonymizer(arm.anonymizer, allow_file=True)
+        least = {name: item.low if isinstance(item, Float | Int) else item.default for name, item in arm.ranges.items()}
+        offers: list[tuple[str, dict[str, Value]]] = [("", {})]
+        offers += [
+            (f" with {name}={choice}", {name: choice})
+            for name, item in arm.ranges.items()
+            if isinstance(item, Categorical)
+            for choice in item.choices
+        ]
+        offers += [(f" with {dict(setting)}", dict(setting)) for setting in arm.settings]
+        for words, change in offers:
+            setting: dict[str, Value] = {**least, **arm.fixed, **change}
+            if method.problems(setting):
+                continue
+            for need in method(**setting).teachers_needed():
+                if not at_hand[need]:
+                    found.setdefault(
+                        f"{arm.anonymizer}{words}/{need}",
+                        f"{arm.anonymizer}{words} needs a torch {need} model to teach it, and none is at hand: add one "
+                        f"(`raysweep ls models`), or switch that loss off "
+                        f"({'identity=0' if need == 'identity' else 'expression_loss=none'})",
+                    )
+    return list(found.values())

@@ -108,6 +108,10 @@ class Anonymizer(ABC):
                 found.append(f"{cls.name}: {key} = {problem}")
         return found
 
+    def teachers_needed(self) -> frozenset[str]:
+        """Which of `identity` and `expression` this setting's training asks of `Teachers`; none by default."""
+        return frozenset()
+
     def fit(self, context: FitContext) -> State:
         """Learn what `anonymize` needs; nothing by default."""
         return {}

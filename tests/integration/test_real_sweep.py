@@ -67,3 +67,14 @@ def test_a_set_without_identities(real_root: Path, folder: Path, capsys: pytest.
     assert "no identities" in record.metrics["privacy"].reason
     assert 0 < record.metrics["utility"].value < 1
     assert not record.rankable
+
+
+def test_a_loss_without_a_teacher_is_told_before_training(
+    real_root: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", "ganonymization", "--engine", "local", "--data", str(real_root / "faces_id" / "lfw")]
+    assert main([*words, "--models", str(real_root / "models"), "--runs", str(folder / "none")]) == 2
+    shown = capsys.readouterr().err
+    assert "expression_loss=kd_logit needs a torch expression model" in shown
+    assert "expression_loss=none" in shown
+    assert not (folder / "none").exists()

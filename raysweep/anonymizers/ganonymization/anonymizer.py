@@ -134,6 +134,15 @@ class GANonymization(Anonymizer):
             found += [f"{cls.name}: init = 'pretrained': {problem}" for problem in _misfits(full)]
         return found
 
+    def teachers_needed(self) -> frozenset[str]:
+        """One for each loss term that has a weight; none without training."""
+        objective = self._objective()
+        wanted = {
+            "identity": objective.identity > 0,
+            "expression": objective.expression_loss != "none" and objective.expression > 0,
+        }
+        return frozenset(name for name, asked in wanted.items() if asked and self.setting["steps"])
+
     def fit(self, context: FitContext) -> State:
         """Train on role G.
 
