@@ -7,8 +7,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["add_faces_arguments", "add_run_arguments", "command_line", "flags", "runs_folder"]
+if TYPE_CHECKING:
+    from raysweep.config import SweepConfig
+
+__all__ = [
+    "add_faces_arguments",
+    "add_run_arguments",
+    "add_space_arguments",
+    "command_line",
+    "flags",
+    "runs_folder",
+    "sweep_config",
+]
 
 
 def add_faces_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +53,33 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print what would be done, start nothing"
+    )
+
+
+def add_space_arguments(parser: argparse.ArgumentParser) -> None:
+    """A search space with `key=value` words, the faces and the run: what `tune` runs and `show` prints."""
+    parser.add_argument("space", metavar="NAME|FILE", help="a search space (see `raysweep ls spaces`) or a YAML file")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="a run setting (trials, seed, sampler, gallery_size, frame.size, ...), or a parameter: `x=1` fixes it, `x.low=1` narrows it",
+    )
+    add_faces_arguments(parser)
+    add_run_arguments(parser)
+
+
+def sweep_config(arguments: argparse.Namespace) -> SweepConfig:
+    """The settings that `add_space_arguments` asked for, checked together."""
+    from raysweep.config import resolve_sweep
+
+    return resolve_sweep(
+        arguments.space,
+        arguments.settings,
+        flags=flags(arguments),
+        data=arguments.data,
+        kind=arguments.kind,
+        models=arguments.models,
     )
 
 

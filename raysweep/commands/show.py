@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from raysweep.commands.common import add_faces_arguments, add_run_arguments, flags
+from raysweep.commands.common import add_space_arguments, sweep_config
 
 if TYPE_CHECKING:
     from raysweep.config import SweepConfig
@@ -18,24 +18,12 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("space", metavar="NAME|FILE", help="a search space (see `raysweep ls spaces`) or a YAML file")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for `raysweep tune`")
-    add_faces_arguments(parser)
-    add_run_arguments(parser)
+    add_space_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
-    from raysweep.config import resolve_sweep
-
-    config = resolve_sweep(
-        arguments.space,
-        arguments.settings,
-        flags=flags(arguments),
-        data=arguments.data,
-        kind=arguments.kind,
-        models=arguments.models,
-    )
+    config = sweep_config(arguments)
     print_plan(config)
     return 0
 

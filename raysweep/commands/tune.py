@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from raysweep.commands.common import add_faces_arguments, add_run_arguments, command_line, flags, runs_folder
+from raysweep.commands.common import add_space_arguments, command_line, runs_folder, sweep_config
 
 EXAMPLES = (
     "python -m raysweep tune ganonymization",
@@ -15,29 +15,12 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("space", metavar="NAME|FILE", help="a search space (see `raysweep ls spaces`) or a YAML file")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help="a run setting (trials, seed, sampler, gallery_size, frame.size, ...), or a parameter: `x=1` fixes it, `x.low=1` narrows it",
-    )
-    add_faces_arguments(parser)
-    add_run_arguments(parser)
+    add_space_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the sweep and print its front."""
-    from raysweep.config import resolve_sweep
-
-    config = resolve_sweep(
-        arguments.space,
-        arguments.settings,
-        flags=flags(arguments),
-        data=arguments.data,
-        kind=arguments.kind,
-        models=arguments.models,
-    )
+    config = sweep_config(arguments)
     if arguments.dry_run:
         from raysweep.commands.show import print_plan
 
