@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep.config import RunSettings
 from raysweep.data.roles import face_table
@@ -16,15 +16,28 @@ from raysweep.data.source import Source, open_source
 from raysweep.engine.pools import default_workers
 from raysweep.engine.references import References, ReferenceStore, cache_root
 from raysweep.engine.session import start_ray
-from raysweep.errors import ConfigError
+from raysweep.errors import ConfigError, ModelError
 from raysweep.models.teachers import teacher_entries
 from raysweep.models.zoo import Zoo, open_zoo
 from raysweep.schema import Frame
 from raysweep.search.parameters import Categorical, Float, Int, Value
-from raysweep.search.space import Space
+from raysweep.search.space import Arm, Space
 from raysweep.tracking.terminal import LiveView
 
-__all__ = ["Faces", "check_needs", "cores_and_gpus", "frame_of", "open_faces", "prepare", "session", "shares_of"]
+if TYPE_CHECKING:
+    from raysweep.anonymizers.base import Anonymizer
+
+__all__ = [
+    "Faces",
+    "check_needs",
+    "cores_and_gpus",
+    "frame_of",
+    "generator_weights",
+    "open_faces",
+    "prepare",
+    "session",
+    "shares_of",
+]
 
 SYNTHETIC_FRAME = Frame(112, 0)
 PHOTOGRAPH_FRAME = Frame(160, 24)
@@ -183,38 +196,65 @@ def check_needs(space: Space, faces: Faces) -> None:
         if not remedies[need][0]
     ]
     problems += _missing_teachers(space, faces.zoo)
+    problems += _missing_weights(space, faces.zoo)
     if problems:
         raise ConfigError(problems)
 
 
-def _missing_teachers(space: Space, zoo: Zoo) -> list[str]:
-    """Loss terms that the space offers but nothing at hand can compute: told once, not by trial after trial."""
+def _missing_weights(space: Space, zoo: Zoo) -> list[str]:
+    """Published generators that the space offers and that are not at hand."""
+    found: dict[str, str] = {}
+    for arm, words, setting in _offers(space):
+        for family in _method(arm)(**setting).weights_needed():
+            try:
+                zoo.generator(family)
+            except ModelError as error:
+                found.setdefault(family, f"{arm.anonymizer}{words}: {error}")
+    return list(found.values())
+
+
+def generator_weights(space: Space, zoo: Zoo) -> dict[str, str]:
+    """sha256 by family of the published generators that the space may compute with: they decide results."""
+    families = {family for arm, _, setting in _offers(space) for family in _method(arm)(**setting).weights_needed()}
+    return {family: zoo.generator(family).sha256 for family in sorted(families)}
+
+
+def _method(arm: Arm) -> type[Anonymizer]:
     from raysweep.anonymizers.registry import get_anonymizer
 
-    embedder, expression = teacher_entries(zoo)
-    at_hand = {"identity": embedder is not None, "expression": expression is not None}
-    found: dict[str, str] = {}
+    return get_anonymizer(arm.anonymizer, allow_file=True)
+
+
+def _offers(space: Space) -> Iterator[tuple[Arm, str, dict[str, Value]]]:
+    """Settings that together show everything a space may ask for: each choice of each parameter once, and each listed setting."""
     for arm in space.arms:
-        method = get_anonymizer(arm.anonymizer, allow_file=True)
         least = {name: item.low if isinstance(item, Float | Int) else item.default for name, item in arm.ranges.items()}
-        offers: list[tuple[str, dict[str, Value]]] = [("", {})]
-        offers += [
+        changes: list[tuple[str, Mapping[str, Value]]] = [] if arm.settings else [("", {})]
+        changes += [
             (f" with {name}={choice}", {name: choice})
             for name, item in arm.ranges.items()
             if isinstance(item, Categorical)
             for choice in item.choices
         ]
-        offers += [(f" with {dict(setting)}", dict(setting)) for setting in arm.settings]
-        for words, change in offers:
+        changes += [(f" with {dict(setting)}", setting) for setting in arm.settings]
+        for words, change in changes:
             setting: dict[str, Value] = {**least, **arm.fixed, **change}
-            if method.problems(setting):
-                continue
-            for need in method(**setting).teachers_needed():
-                if not at_hand[need]:
-                    found.setdefault(
-                        f"{arm.anonymizer}{words}/{need}",
-                        f"{arm.anonymizer}{words} needs a torch {need} model to teach it, and none is at hand: add one "
-                        f"(`raysweep ls models`), or switch that loss off "
-                        f"({'identity=0' if need == 'identity' else 'expression_loss=none'})",
-                    )
+            if not _method(arm).problems(setting):
+                yield arm, words, setting
+
+
+def _missing_teachers(space: Space, zoo: Zoo) -> list[str]:
+    """Loss terms that the space offers but nothing at hand can compute: told once, not by trial after trial."""
+    embedder, expression = teacher_entries(zoo)
+    at_hand = {"identity": embedder is not None, "expression": expression is not None}
+    found: dict[str, str] = {}
+    for arm, words, setting in _offers(space):
+        for need in _method(arm)(**setting).teachers_needed():
+            if not at_hand[need]:
+                found.setdefault(
+                    f"{arm.anonymizer}{words}/{need}",
+                    f"{arm.anonymizer}{words} needs a torch {need} model to teach it, and none is at hand: add one "
+                    f"(`raysweep ls models`), or switch that loss off "
+                    f"({'identity=0' if need == 'identity' else 'expression_loss=none'})",
+                )
     return list(found.values())

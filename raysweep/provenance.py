@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.config import RunSettings, SweepConfig
-from raysweep.faces import Faces, shares_of
+from raysweep.faces import Faces, generator_weights, shares_of
 from raysweep.objective import Protocol
 
 __all__ = ["anonymizer_digest", "basis_of", "code_digest", "protocol_of", "versions"]
@@ -64,6 +64,7 @@ def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
         "references": faces.store.key,
         "code": code_digest(),
         "anonymizers": {arm.anonymizer: anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
+        "generators": generator_weights(config.space, faces.zoo),
         "seed": run.seed,
         "roles": shares_of(run),
         "protocol": {

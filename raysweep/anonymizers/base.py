@@ -13,6 +13,7 @@ from raysweep.search.parameters import Parameter, Value
 if TYPE_CHECKING:
     import torch
 
+    from raysweep.models.zoo import Found
     from raysweep.schema import AlignedFaces, FaceBatch
 
 __all__ = ["Anonymizer", "FitContext", "State", "Teachers"]
@@ -60,7 +61,8 @@ class FitContext:
 class Anonymizer(ABC):
     """Base class. A subclass sets the class attributes and writes `anonymize`; `fit` only if it learns something.
 
-    The life of an instance: `Anonymizer(**setting)` checks the values; `fit(context)` returns tensors; in each worker
+    The life of an instance: `Anonymizer(**setting)` checks the values; `use_weights` tells where published weights lie, if it
+    asked for any; `fit(context)` returns tensors; in each worker
     `load(state, device)` takes them; `anonymize(batch)` is then called any number of times, with any batch size, in any order, and
     must give the same image for the same face each time.
 
@@ -111,6 +113,17 @@ class Anonymizer(ABC):
     def teachers_needed(self) -> frozenset[str]:
         """Which of `identity` and `expression` this setting's training asks of `Teachers`; none by default."""
         return frozenset()
+
+    def weights_needed(self) -> frozenset[str]:
+        """Families of published generators (`family` of a zoo entry of task `generator`) that this setting computes with; none by default.
+
+        They are looked for, and their bytes checked, before a sweep starts.
+        """
+        return frozenset()
+
+    def use_weights(self, weights: Mapping[str, Found]) -> None:
+        """Told where the files of `weights_needed` lie, by family; called before `fit` and, in each worker, before `load`."""
+        self.weights: Mapping[str, Found] = weights
 
     def fit(self, context: FitContext) -> State:
         """Learn what `anonymize` needs; nothing by default."""

@@ -141,7 +141,7 @@ class TrialWorker:
                 curves.setdefault(name, []).append(float(value))
 
         faces = self.references.faces
-        anonymizer = get_anonymizer(task.anonymizer, allow_file=True)(**task.setting)
+        anonymizer = self._make(task)
         context = FitContext(
             background=faces.take(faces.table.rows("G")),
             releases=_Releases(faces) if anonymizer.releases == "group" else {},
@@ -203,10 +203,17 @@ class TrialWorker:
             check_lineage(self._teachers, self._expression)
         return self._teachers
 
+    def _make(self, task: TrialTask) -> Anonymizer:
+        made = get_anonymizer(task.anonymizer, allow_file=True)(**task.setting)
+        families = made.weights_needed()
+        if families:
+            made.use_weights({family: self._zoo.generator(family) for family in families})
+        return made
+
     def _load(self, task: TrialTask, fitted: Fitted) -> Anonymizer:
         loaded = self._loaded.pop(task.key, None)
         if loaded is None:
-            loaded = get_anonymizer(task.anonymizer, allow_file=True)(**task.setting)
+            loaded = self._make(task)
             loaded.load(fitted.state, self.device)
         self._loaded[task.key] = loaded
         while len(self._loaded) > LOADED_ANONYMIZERS:

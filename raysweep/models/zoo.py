@@ -132,6 +132,24 @@ class Zoo:
         """The backbone of LPIPS of one family (`alex`, `squeeze`, `vgg`): values of different ones are not comparable."""
         return next((item for item in self.of("perceptual") if item.entry.family == family), None)
 
+    def generator(self, family: str) -> Found:
+        """The preferred weights of a published anonymizer that are at hand.
+
+        Raises:
+            ModelError: there are none; says what to put where.
+        """
+        found = next((item for item in self.of("generator") if item.entry.family == family), None)
+        if found is not None:
+            return found
+        choices = [entry for entry in self.entries if entry.task == "generator" and entry.family == family]
+        if not choices:
+            known = sorted({entry.family for entry in self.entries if entry.task == "generator"})
+            raise ModelError(f"no generator of family {family!r}{nearest(family, known)}; known: {', '.join(known)}")
+        lines = [
+            f"no {family} weights at hand in {self.source}. Put one of these files there, or give --models FOLDER:"
+        ]
+        raise ModelError("\n".join([*lines, *(f"  {entry.file}: {entry.where}" for entry in choices)]))
+
     def require(self, task: Task) -> Found:
         """The best weights for a task that may be used as a judge, or an explanation.
 
