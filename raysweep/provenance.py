@@ -24,7 +24,7 @@ DECIDING = (
     "preprocess",
     "training",
     "engine/worker.py",
-    "objective.py",
+    "objective",
     "schema.py",
 )
 """Source files that can change a result; the others cannot, so that a fix of the terminal view does not end a sweep."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy.typing as npt
 
 from raysweep.metrics.value import MetricValue
 from raysweep.search.parameters import Value
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Outcome", "TrialRecord", "TrialTask"]
 
@@ -38,6 +43,7 @@ class Outcome:
     curves: Mapping[str, tuple[float, ...]]
     seconds: Mapping[str, float]
     notes: Mapping[str, Any]
+    evidence: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class TrialRecord:
         control: empty for a proposed trial; `identity`, `blackout` or `untrained` for a control row, which never enters the front.
         notes: what else the anonymizer says of itself, for example whether the 1/k guarantee of k-Same holds.
         ended_at: wall clock, seconds since the epoch (a stamp only; durations are in `seconds`).
+        evidence: arrays of `Judgement.evidence`; stored beside the ledger (`scores/<key>.npz`), not in it.
     """
 
     key: str
@@ -76,6 +83,7 @@ class TrialRecord:
     control: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
+    evidence: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rankable(self) -> bool:

@@ -64,6 +64,7 @@ def run_trial(
         control=task.control,
         notes=_plain(outcome.notes),
         ended_at=stamp(),
+        evidence=outcome.evidence,
     )
 
 

@@ -192,6 +192,7 @@ class TrialWorker:
             curves=fitted.curves,
             seconds=seconds,
             notes=parts[0].notes,
+            evidence=judgement.evidence,
         )
 
     # ---------------------------------------------------------------- inside

@@ -1,0 +1,74 @@
+"""What all parts of the referee share: labels, clear embeddings, and who is compared with whom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from raysweep.attackers import AttackView, Embeddings
+from raysweep.metrics.uncertainty import Resampling
+from raysweep.objective.protocol import Protocol
+from raysweep.schema import FaceTable, FloatArray, IntArray
+
+__all__ = ["Ground", "rounded"]
+
+
+class Ground:
+    """The clear side, fixed for all trials.
+
+    Args:
+        table: labels of the N faces.
+        clear: per embedder (N, D) embeddings of the clear faces.
+        protocol: how to judge.
+
+    Attributes:
+        clear: the same, with equal images kept equal.
+        views: (role, embedder) -> who is enrolled and probed.
+        gallery: role -> q of the standard rank-1, 0 when nobody can be identified there.
+        plan: how intervals are made.
+    """
+
+    def __init__(self, table: FaceTable, clear: Mapping[str, FloatArray], protocol: Protocol) -> None:
+        self.table = table
+        self.protocol = protocol
+        self.plan: Resampling = protocol.resampling
+        self.clear = {name: Embeddings.of(rows, f"clear faces, {name}") for name, rows in clear.items()}
+        self.views = {
+            (role, name): AttackView.of(table, role, rows, rows, protocol.seed)
+            for role in ("S", "E")
+            for name, rows in self.clear.items()
+        }
+        self.gallery = {role: self._gallery_size(role) for role in ("S", "E")}
+
+    def _gallery_size(self, role: str) -> int:
+        """q of a role; 0 when nobody can be identified there."""
+        if not self.clear:
+            return 0
+        view = next(view for (side, _), view in self.views.items() if side == role)
+        people = len(view.classes)
+        if view.problem():
+            return 0
+        if role == "E":
+            wanted = self.protocol.gallery_size
+            return min(20, people) if wanted is None else wanted if wanted <= people else 0
+        whole = self._gallery_size("E") or self.protocol.gallery_size or 20
+        return min(whole, people)
+
+    def why_not(self, role: str) -> str:
+        """Why nobody can be identified in a role, or empty."""
+        if not self.clear:
+            return "no embedder"
+        view = next(view for (side, _), view in self.views.items() if side == role)
+        problem = view.problem()
+        if not problem and not self.gallery[role]:
+            return f"gallery size {self.protocol.gallery_size} with {len(view.classes)} identities in role {role}"
+        return problem
+
+    def rows(self, role: str) -> IntArray:
+        """Row numbers of one role."""
+        return self.table.rows(role)
+
+
+def rounded(value: float) -> float | None:
+    """A number for a table: None instead of NaN."""
+    return None if math.isnan(value) else float(value)
