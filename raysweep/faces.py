@@ -205,7 +205,12 @@ def _missing_weights(space: Space, zoo: Zoo) -> list[str]:
     """Published generators that the space offers and that are not at hand."""
     found: dict[str, str] = {}
     for arm, words, setting in _offers(space):
-        for family in _method(arm)(**setting).weights_needed():
+        try:
+            families = _told(arm, setting, zoo).weights_needed()
+        except ConfigError as error:
+            found.setdefault(str(error), f"{arm.anonymizer}{words}: {error}")
+            continue
+        for family in families:
             try:
                 zoo.generator(family)
             except ModelError as error:
@@ -215,7 +220,7 @@ def _missing_weights(space: Space, zoo: Zoo) -> list[str]:
 
 def generator_weights(space: Space, zoo: Zoo) -> dict[str, str]:
     """sha256 by family of the published generators that the space may compute with: they decide results."""
-    families = {family for arm, _, setting in _offers(space) for family in _method(arm)(**setting).weights_needed()}
+    families = {family for arm, _, setting in _offers(space) for family in _told(arm, setting, zoo).weights_needed()}
     return {family: zoo.generator(family).sha256 for family in sorted(families)}
 
 
@@ -223,6 +228,13 @@ def _method(arm: Arm) -> type[Anonymizer]:
     from raysweep.anonymizers.registry import get_anonymizer
 
     return get_anonymizer(arm.anonymizer, allow_file=True)
+
+
+def _told(arm: Arm, setting: Mapping[str, Value], zoo: Zoo) -> Anonymizer:
+    """The anonymizer of a setting, knowing what kind of faces will come."""
+    made = _method(arm)(**setting)
+    made.for_faces(bool(zoo.synthetic))
+    return made
 
 
 def _offers(space: Space) -> Iterator[tuple[Arm, str, dict[str, Value]]]:

@@ -61,8 +61,8 @@ class FitContext:
 class Anonymizer(ABC):
     """Base class. A subclass sets the class attributes and writes `anonymize`; `fit` only if it learns something.
 
-    The life of an instance: `Anonymizer(**setting)` checks the values; `use_weights` tells where published weights lie, if it
-    asked for any; `fit(context)` returns tensors; in each worker
+    The life of an instance: `Anonymizer(**setting)` checks the values; `for_faces` tells what kind of faces will come; `use_weights`
+    where published weights lie, if it asked for any; `fit(context)` returns tensors; in each worker
     `load(state, device)` takes them; `anonymize(batch)` is then called any number of times, with any batch size, in any order, and
     must give the same image for the same face each time.
 
@@ -109,6 +109,13 @@ class Anonymizer(ABC):
             elif (problem := cls.parameters[key].problem(value)) is not None:
                 found.append(f"{cls.name}: {key} = {problem}")
         return found
+
+    def for_faces(self, synthetic: bool) -> None:  # noqa: B027 - optional, not abstract
+        """Told whether the faces to come are drawn or photographed; called first. Nothing by default.
+
+        Raises:
+            ConfigError: the setting is not for such faces.
+        """
 
     def teachers_needed(self) -> frozenset[str]:
         """Which of `identity` and `expression` this setting's training asks of `Teachers`; none by default."""

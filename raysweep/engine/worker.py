@@ -206,6 +206,7 @@ class TrialWorker:
 
     def _make(self, task: TrialTask) -> Anonymizer:
         made = get_anonymizer(task.anonymizer, allow_file=True)(**task.setting)
+        made.for_faces(self.references.faces.synthetic)
         families = made.weights_needed()
         if families:
             made.use_weights({family: self._zoo.generator(family) for family in families})
