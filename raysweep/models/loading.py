@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,14 +26,26 @@ __all__ = [
     "file_digest",
     "load_into",
     "onnx_external_paths",
+    "read_container",
     "read_header",
     "read_state",
+    "tensors_of",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_HEADER = 16 * 2**20
 """Bytes of a safetensors header; the largest we know of has 0.3 MiB."""
+
+PLAIN_DICTIONARIES = (
+    "argparse.Namespace",
+    "easydict.EasyDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+"""Classes in which training frameworks keep settings beside the weights. Read as ordered dictionaries, they hold data and can do nothing."""
 
 
 def file_digest(path: Path) -> str:
@@ -102,6 +116,52 @@ def check_header(header: object, payload: int, where: str) -> None:
         raise ModelError(f"{where}: the tensors end at byte {end} of {payload}: truncated or padded file")
 
 
+def read_container(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a .safetensors, .pt, .pth or .ckpt file holds, on the CPU, and the metadata of a safetensors header.
+
+    Dictionary classes of other packages (`PLAIN_DICTIONARIES`) come out as ordered dictionaries; nothing of those packages is imported.
+    Tensors of a zip-format file are memory-mapped: a checkpoint with the optimizer inside costs memory only for what is copied out of it.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A state dict, or whatever nesting of dictionaries, lists, numbers, text and tensors was saved; and the metadata, `{}` where there is none.
+
+    Raises:
+        ModelError: missing, damaged, or more than tensors (a pickle that wants to build other objects is refused, never run).
+    """
+    import torch
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        metadata = dict(read_header(path).get("__metadata__") or {})
+        try:
+            return load_file(str(path), device="cpu"), metadata
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ModelError(f"{path}: cannot be read as safetensors: {error}") from error
+    plain = [(OrderedDict, name) for name in PLAIN_DICTIONARIES]
+    try:
+        with torch.serialization.safe_globals([*plain, (_path_text, "pathlib.PosixPath")]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # the unpickler raises many kinds; all mean the same to the user
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(
+            f"{path}: refused: it is not a plain file of tensors ({reason}). "
+            "Only weights that load with weights_only=True are used; save the state dict alone, or convert it to safetensors."
+        ) from error
+    return loaded, {}
+
+
+def _path_text(*parts: str) -> str:
+    """Stands in for a path that somebody's checkpoint remembers."""
+    return "/".join(parts)
+
+
 def read_state(path: Path, key: str | None = None, prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors of a .safetensors, .pt, .pth or .ckpt file on the CPU, and the metadata of a safetensors header.
 
@@ -111,38 +171,28 @@ def read_state(path: Path, key: str | None = None, prefix: str = "") -> tuple[di
         prefix: take only names that start so, and strip it.
 
     Raises:
-        ModelError: missing, damaged, or more than tensors (a pickle that wants to build other objects is refused, never run).
+        ModelError: see `read_container`; no such entry, no tensors, or something else than tensors among them.
     """
-    import torch
-
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        metadata = dict(read_header(path).get("__metadata__") or {})
-        try:
-            loaded: Any = load_file(str(path), device="cpu")
-        except (SafetensorError, OSError, KeyError) as error:
-            raise ModelError(f"{path}: cannot be read as safetensors: {error}") from error
-    else:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the unpickler raises many kinds; all mean the same to the user
-            raise ModelError(
-                f"{path}: refused: it is not a plain file of tensors ({str(error).splitlines()[0][:200]}). "
-                "Only weights that load with weights_only=True are used; save the state dict alone, or convert it to safetensors."
-            ) from error
+    loaded, metadata = read_container(path)
     if key is not None:
         if not isinstance(loaded, Mapping) or key not in loaded:
             raise ModelError(f"{path}: the checkpoint has no entry {key!r}; it has {_names(loaded)}")
         loaded = loaded[key]
-    if not isinstance(loaded, Mapping):
-        raise ModelError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
+    return tensors_of(loaded, path, prefix), metadata
+
+
+def tensors_of(content: object, path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a state dict whose name starts with `prefix`, which is stripped.
+
+    Raises:
+        ModelError: not a mapping of names to tensors, or none of that prefix.
+    """
+    import torch
+
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, not a state dict")
     state = {}
-    for name, value in loaded.items():
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise ModelError(
                 f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; name the entry of the weights with `key:`"
@@ -151,7 +201,7 @@ def read_state(path: Path, key: str | None = None, prefix: str = "") -> tuple[di
             state[name.removeprefix(prefix)] = value
     if not state:
         raise ModelError(f"{path}: no tensors{f' whose name starts with {prefix!r}' if prefix else ''}")
-    return state, metadata
+    return state
 
 
 def _names(loaded: object) -> str:
