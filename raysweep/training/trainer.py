@@ -113,7 +113,7 @@ class Update:
             parameters: others (teachers, the other network of a pair) get no gradient.
             loss: scalar.
         """
-        gradients = torch.autograd.grad(self.scaler.scale(loss), parameters, allow_unused=True)
+        gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(self.scaler.scale(loss), parameters, allow_unused=True)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gradients = mean_over_processes(parameters, gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -148,5 +148,5 @@ def mean_over_processes(
         ]
     )
     torch.distributed.all_reduce(flat)
-    parts = flat.div_(count).split([parameter.numel() for parameter in parameters])
+    parts = torch.split(flat.div_(count), [parameter.numel() for parameter in parameters])
     return tuple(part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True))
