@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raysweep.errors import ConfigError
-from raysweep.search.space import Arm, Space, find_space, load_space
+from raysweep.search.space import Arm, Space, declared_space, find_space, load_space, shipped_spaces
 
 __all__ = [
     "FrameSettings",
@@ -201,14 +201,19 @@ def resolve_sweep(
     """The frozen settings of `tune NAME|FILE [key=value ...]`.
 
     Args:
-        name: shipped space or path of a YAML file.
+        name: shipped space, path of a YAML file, or an anonymizer (also `file:PATH.py:Class`), of which all declared parameters are searched.
         assignments: `key=value` words: a run setting, or a parameter of the space (which fixes it, or narrows it as `parameter.low`).
         flags: run settings given as command-line options; None values are ignored.
 
     Raises:
         ConfigError: every problem of file, assignments and flags at once.
     """
-    path = find_space(name)
+    from raysweep.anonymizers.registry import list_anonymizers
+
+    declared = name.startswith("file:") or (
+        name not in shipped_spaces() and name in {entry.name for entry in list_anonymizers()}
+    )
+    path = None if declared else find_space(name)
     given = parse_assignments(assignments)
     run_heads = set(RunSettings.model_fields)
     run_given = {key: value for key, value in given.items() if key.split(".")[0] in run_heads}
@@ -216,13 +221,13 @@ def resolve_sweep(
     problems: list[str] = []
     space: Space | None = None
     try:
-        space = load_space(path, parameters)
+        space = declared_space(name, parameters) if path is None else load_space(path, parameters)
     except ConfigError as error:
         problems.extend(error.problems)
     chosen = {key: value for key, value in (flags or {}).items() if value is not None}
     run: RunSettings | None = None
     if space is not None:
-        _, found = check_run(space.run, f"{path.name}: run.")
+        _, found = check_run(space.run, f"{space.name}: run." if path is None else f"{path.name}: run.")
         problems.extend(found)
     run, found = (
         check_run(_merge(space.run if space and not found else {}, _nest(run_given), chosen), "")

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,16 @@ import yaml
 from raysweep.errors import ConfigError, nearest
 from raysweep.search.parameters import Bool, Categorical, Float, Int, Parameter, Value
 
-__all__ = ["Arm", "Space", "canonical_hash", "find_space", "load_space", "load_yaml", "shipped_spaces"]
+__all__ = [
+    "Arm",
+    "Space",
+    "canonical_hash",
+    "declared_space",
+    "find_space",
+    "load_space",
+    "load_yaml",
+    "shipped_spaces",
+]
 
 MAX_YAML_BYTES = 1 << 20
 
@@ -220,14 +230,47 @@ def load_space(path: Path, overrides: Mapping[str, object] | None = None) -> Spa
     Raises:
         ConfigError: every problem found, with file and line.
     """
-    from raysweep.anonymizers.registry import get_anonymizer
-
     content, lines = load_yaml(path)
-    problems: list[str] = []
 
     def where(*keys: str | int) -> str:
         line = lines.get(keys)
         return f"{path.name}:{line}" if line else path.name
+
+    return _read_space(content, path.stem, path.read_text(encoding="utf-8"), where, overrides or {}, allow_file=False)
+
+
+def declared_space(anonymizer: str, overrides: Mapping[str, object] | None = None) -> Space:
+    """The space of all parameters that an anonymizer declares, in their widest bounds: for a method that brings no file.
+
+    Args:
+        anonymizer: a registered name, or `file:PATH.py:Class` as typed by the user.
+        overrides: as in `load_space`.
+
+    Raises:
+        ConfigError: no such anonymizer, or every problem of the overrides.
+    """
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    method = get_anonymizer(anonymizer, allow_file=True)
+    content: dict[str, Any] = {"anonymizer": anonymizer, "parameters": {key: {} for key in method.parameters}}
+    if not method.parameters:
+        content = {"anonymizer": anonymizer, "settings": [{}]}
+    text = yaml.safe_dump(content, sort_keys=False)
+    name = re.sub(r"[^\w.-]+", "-", method.name)
+    return _read_space(content, name, text, lambda *_: anonymizer, overrides or {}, allow_file=True)
+
+
+def _read_space(
+    content: Mapping[str, Any],
+    name: str,
+    text: str,
+    where: Callable[..., str],
+    overrides: Mapping[str, object],
+    allow_file: bool,
+) -> Space:
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    problems: list[str] = []
 
     for key in content:
         if key not in _SPACE_KEYS:
@@ -235,36 +278,36 @@ def load_space(path: Path, overrides: Mapping[str, object] | None = None) -> Spa
                 f"{where(key)}: unknown key {key!r}{nearest(str(key), _SPACE_KEYS)}; known: {', '.join(_SPACE_KEYS)}"
             )
     if ("arms" in content) == ("anonymizer" in content):
-        problems.append(f"{path.name}: give either `anonymizer:` or `arms:`")
+        problems.append(f"{where()}: give either `anonymizer:` or `arms:`")
     raw_arms = content.get("arms") or [{key: content[key] for key in _ARM_KEYS if key in content}]
     if not isinstance(raw_arms, list):
         raise ConfigError([*problems, f"{where('arms')}: must be a list of anonymizers"])
     prefix: tuple[str, ...] = ("arms",) if "arms" in content else ()
-    remaining = dict(overrides or {})
+    remaining = dict(overrides)
     arms = []
     for index, raw in enumerate(raw_arms):
         at: tuple[str | int, ...] = (*prefix, index) if prefix else ()
-        arm = _read_arm(raw, at, where, remaining, problems)
+        arm = _read_arm(raw, at, where, remaining, problems, allow_file)
         if arm is not None:
             arms.append(arm)
     names = [arm.anonymizer for arm in arms]
-    known = sorted({key for arm in arms for key in get_anonymizer(arm.anonymizer).parameters})
+    known = sorted({key for arm in arms for key in get_anonymizer(arm.anonymizer, allow_file).parameters})
     for key in remaining:
         base = key.split(".")[0]
         problems.append(f"unknown parameter {key!r}{nearest(base, known)}; known: {', '.join(known) or 'none'}")
     if len(set(names)) != len(names):
-        problems.append(f"{path.name}: the same anonymizer stands in two arms")
+        problems.append(f"{where()}: the same anonymizer stands in two arms")
     run = content.get("run") or {}
     if not isinstance(run, dict):
         problems.append(f"{where('run')}: must be a mapping of run settings")
     if problems:
         raise ConfigError(problems)
     return Space(
-        name=path.stem,
+        name=name,
         summary=str(content.get("summary", "")),
         arms=tuple(arms),
         run=run,
-        text=path.read_text(encoding="utf-8"),
+        text=text,
     )
 
 
@@ -274,6 +317,7 @@ def _read_arm(
     where: Any,
     overrides: dict[str, object],
     problems: list[str],
+    allow_file: bool,
 ) -> Arm | None:
     from raysweep.anonymizers.registry import get_anonymizer
 
@@ -285,7 +329,7 @@ def _read_arm(
             problems.append(f"{where(*at, key)}: unknown key {key!r}{nearest(str(key), _ARM_KEYS)}")
     name = raw["anonymizer"]
     try:
-        anonymizer = get_anonymizer(name)
+        anonymizer = get_anonymizer(name, allow_file)
     except ConfigError as error:
         problems.extend(f"{where(*at, 'anonymizer')}: {line}" for line in error.problems)
         return None

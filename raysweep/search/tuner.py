@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray import tune
 from ray.tune.callback import Callback
 from ray.tune.search import Searcher
 
+from raysweep.engine.evidence import pack, unpack
 from raysweep.engine.pools import RayPoolClient
 from raysweep.engine.record import TrialRecord, TrialTask
 from raysweep.engine.trial import failed_record, run_trial
@@ -86,7 +88,9 @@ def _trial(
     """The trainable: one report, the record."""
     record = run_trial(TrialTask(**config["task"]), client, chunks, fidelity)
     values = {name: record.metrics[name].value for name in ("privacy", "utility") if name in record.metrics}
-    tune.report({**values, "record": record.to_dict()})
+    # In a mapping of their own, which the reader empties: Tune keeps the last report of every trial in its snapshots.
+    arrays = {"packed": pack(record.evidence)} if record.evidence else {}
+    tune.report({**values, "record": record.to_dict(), "evidence": arrays})
 
 
 class _ProposerSearch(Searcher):  # type: ignore[misc]
@@ -131,7 +135,9 @@ class _ProposerSearch(Searcher):  # type: ignore[misc]
         """Take the record of a trial the moment it is reported."""
         if trial_id in self._tasks and "record" in result:
             del self._tasks[trial_id]
-            self._end(TrialRecord.from_dict(result["record"]))
+            record = TrialRecord.from_dict(result["record"])
+            packed = result.get("evidence", {}).pop("packed", None)
+            self._end(record if packed is None else replace(record, evidence=unpack(packed)))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial that ended without a record has failed: tell so, else it would stay open in the study."""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.config import parse_assignments, parse_duration, resolve_sweep
 from raysweep.errors import ConfigError
 from raysweep.search.parameters import Int
-from raysweep.search.space import canonical_hash, find_space, load_space, shipped_spaces
+from raysweep.search.space import canonical_hash, declared_space, find_space, load_space, shipped_spaces
 
 
 def write(folder: Path, text: str) -> Path:
@@ -123,3 +124,30 @@ def test_assignments_and_durations() -> None:
     assert [parse_duration(text) for text in ("90", "90s", "1.5h")] == [90.0, 90.0, 5400.0]
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration("soon")
+
+
+def test_an_anonymizer_without_a_file_is_searched_over_what_it_declares() -> None:
+    space = declared_space("blur", {"kernel_size.low": 31})
+    (arm,) = space.arms
+    assert list(arm.ranges) == list(get_anonymizer("blur").parameters)
+    assert arm.ranges["kernel_size"].low == 31  # type: ignore[union-attr]
+    assert declared_space("identity").arms[0].settings == ({},)
+    with pytest.raises(ConfigError, match="kernel_sise"):
+        declared_space("blur", {"kernel_sise": 3})
+
+
+def test_a_file_typed_by_the_user_is_searched_too(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from raysweep.anonymizers.base import Anonymizer\n"
+        "from raysweep.search.parameters import Int\n"
+        "class Own(Anonymizer):\n"
+        "    name = 'acme/own'\n"
+        "    parameters = {'bits': Int(1, 8, 2)}\n"
+        "    def anonymize(self, faces):\n"
+        "        return faces.image\n"
+    )
+    config = resolve_sweep(f"file:{path}:Own", ["bits.high=4", "trials=3"])
+    assert config.space.name == "acme-own"
+    assert config.space.arms[0].ranges["bits"] == Int(1, 4, 1)
+    assert config.run.trials == 3
