@@ -1,0 +1,1 @@
+"""CIAGAN: the face region is blacked out, a generator draws another one from the landmarks, the surroundings and a target identity."""
