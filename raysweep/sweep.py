@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from raysweep.config import RunSettings, SweepConfig
+from raysweep.engine.evidence import DIGEST_NOTE, EvidenceStore
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
 from raysweep.engine.record import TrialRecord, TrialTask
 from raysweep.engine.trial import run_trial
-from raysweep.errors import DataError
+from raysweep.errors import DataError, StoreError
 from raysweep.faces import Faces, check_needs, cores_and_gpus, open_faces, session, shares_of
 from raysweep.provenance import basis_of, protocol_of, versions
 from raysweep.schema import IntArray
@@ -157,6 +158,8 @@ class _Driver:
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopping = threading.Event()
+        self._evidence = EvidenceStore(info.run_folder)
+        self._evidence_failed = False
 
     def key_of(self, anonymizer: str, setting: Mapping[str, Value]) -> str:
         return canonical_hash({**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}, 16)
@@ -323,11 +326,26 @@ class _Driver:
         with self._lock:
             self._running.discard(record.number)
             self._view.running(len(self._running))
+            if record.key not in self._ledger.records:
+                record = self._with_evidence(record)
             if self._ledger.append(record):
                 self._view.trial(record)
                 self._sink.trial(record)
                 if not record.control:
                     self._sink.front(tuple(self._ledger.records.values()))
+
+    def _with_evidence(self, record: TrialRecord) -> TrialRecord:
+        """Store a record's arrays before the record itself; what cannot be stored is said in it and stops nothing."""
+        if not record.evidence:
+            return record
+        try:
+            note = self._evidence.write(record.key, record.evidence)
+        except StoreError as error:
+            note = f"not stored: {error}"
+            if not self._evidence_failed:
+                self._view.note(f"{error}; the sweep goes on without it")
+            self._evidence_failed = True
+        return replace(record, notes={**record.notes, DIGEST_NOTE: note})
 
     def _chunks(self) -> list[IntArray]:
         from raysweep.engine.worker import scored_rows
