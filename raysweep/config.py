@@ -53,6 +53,9 @@ class RunSettings(BaseModel):
 
     trials: int = Field(20, ge=1, le=1_000_000, description="how many trials in all")
     seed: int = Field(0, ge=0, lt=2**31, description="of roles, sampler, training and bootstrap")
+    repeats: int = Field(
+        1, ge=1, le=100, description="how often a study runs each setting it lists, with seeds seed, seed + 1, ..."
+    )
     sampler: Literal["tpe", "nsga2", "gp", "qmc", "random"] = Field("tpe", description="who proposes settings")
     engine: Literal["ray", "local"] = Field("ray", description="worker pool on Ray, or one worker in this process")
     workers: int | None = Field(

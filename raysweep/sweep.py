@@ -161,8 +161,9 @@ class _Driver:
         self._evidence = EvidenceStore(info.run_folder)
         self._evidence_failed = False
 
-    def key_of(self, anonymizer: str, setting: Mapping[str, Value]) -> str:
-        return canonical_hash({**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}, 16)
+    def key_of(self, anonymizer: str, setting: Mapping[str, Value], repeat: int = 0) -> str:
+        content = {**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}
+        return canonical_hash({**content, "repeat": repeat} if repeat else content, 16)
 
     def run(self, folder: Path, workers: int) -> None:
         run, space = self._config.run, self._config.space
@@ -183,6 +184,7 @@ class _Driver:
                 trials=self.info.trials,
                 key_of=self.key_of,
                 known=[record for record in known if not record.control],
+                repeats=run.repeats,
             )
             chunks = self._chunks()
             fidelity = self._fidelity(chunks)
@@ -294,11 +296,11 @@ class _Driver:
 
     def _task(self, proposal: Proposal) -> TrialTask:
         return TrialTask(
-            key=self.key_of(proposal.anonymizer, proposal.setting),
+            key=self.key_of(proposal.anonymizer, proposal.setting, proposal.repeat),
             number=proposal.number,
             anonymizer=proposal.anonymizer,
             setting=proposal.setting,
-            seed=self._config.run.seed,
+            seed=self._config.run.seed + proposal.repeat,
         )
 
     def _controls(self, pool: Pool, chunks: Sequence[IntArray], fidelity: Mapping[str, int]) -> None:
@@ -373,7 +375,7 @@ def untrained_setting(arm: Arm) -> dict[str, Value]:
 def planned_trials(space: Space, run: RunSettings) -> int:
     """How many trials there will be: a study has as many as it lists, a small space no more than it holds."""
     if all(arm.settings for arm in space.arms):
-        return sum(len(arm.settings) for arm in space.arms)
+        return run.repeats * sum(len(arm.settings) for arm in space.arms)
     conditional = any(arm.when for arm in space.arms)
     return run.trials if space.size is None or conditional else min(run.trials, space.size)
 

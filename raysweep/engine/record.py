@@ -55,6 +55,7 @@ class TrialRecord:
         number: order of proposal in the sweep, from 0.
         anonymizer: name.
         setting: parameter values.
+        seed: of training and of what the anonymizer draws; it tells the repeats of a setting apart.
         fidelity: for example {"identities": 40, "steps": 150}.
         state: `failed` carries a reason and no metrics.
         reason: why it failed, one line.
@@ -81,6 +82,7 @@ class TrialRecord:
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     control: str = ""
+    seed: int = 0
     notes: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
     evidence: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
@@ -108,6 +110,7 @@ class TrialRecord:
             "curves": {name: list(values) for name, values in self.curves.items()},
             "seconds": dict(self.seconds),
             "control": self.control,
+            "seed": self.seed,
             "notes": dict(self.notes),
             "ended_at": self.ended_at,
         }

@@ -62,6 +62,7 @@ def run_trial(
         curves=outcome.curves,
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         control=task.control,
+        seed=task.seed,
         notes=_plain(outcome.notes),
         ended_at=stamp(),
         evidence=outcome.evidence,
@@ -79,6 +80,7 @@ def failed_record(task: TrialTask, fidelity: Mapping[str, int], reason: str, end
         state="failed",
         reason=" ".join(reason.split())[:500],
         control=task.control,
+        seed=task.seed,
         ended_at=ended_at,
     )
 

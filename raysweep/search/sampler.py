@@ -36,6 +36,8 @@ class Proposal:
     number: int
     anonymizer: str
     setting: Mapping[str, Value]
+    repeat: int = 0
+    """Which run of the same setting this is; each has a seed of its own."""
 
 
 def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
@@ -67,8 +69,12 @@ class Proposer:
         sampler: one of `SAMPLERS`.
         seed: of the sampler.
         trials: how many trials in all, the known ones included.
-        key_of: (anonymizer, setting) -> trial key.
+        key_of: (anonymizer, setting, repeat) -> trial key.
         known: finished records of this sweep; they count, are told to the sampler, and are never run again.
+        repeats: how often each listed setting is run.
+
+    Raises:
+        ConfigError: unknown sampler, or repeats of a space that is searched.
     """
 
     def __init__(
@@ -78,8 +84,9 @@ class Proposer:
         sampler: str,
         seed: int,
         trials: int,
-        key_of: Callable[[str, Mapping[str, Value]], str],
+        key_of: Callable[[str, Mapping[str, Value], int], str],
         known: Sequence[TrialRecord] = (),
+        repeats: int = 1,
     ) -> None:
         import optuna
 
@@ -92,8 +99,16 @@ class Proposer:
         self._records = {record.key: record for record in known}
         self._running: dict[int, str] = {}
         self._asked: dict[int, optuna.Trial] = {}
-        self._listed = [(arm, setting) for arm in space.arms for setting in arm.settings]
+        # All settings once before any of them again: a study that is stopped early is complete at fewer repeats.
+        self._listed = [
+            (arm, setting, repeat) for repeat in range(repeats) for arm in space.arms for setting in arm.settings
+        ]
         self._arms = [arm for arm in space.arms if not arm.settings]
+        if repeats > 1 and self._arms:
+            raise ConfigError(
+                f"repeats = {repeats}: only a study that lists its settings is repeated; run the points of a front "
+                "again with `evaluate`, or search once more with another seed"
+            )
         self.number = 1 + max((record.number for record in known), default=-1)
         self.finished = len(self._records)
         self.duplicates = 0
@@ -105,7 +120,7 @@ class Proposer:
             self._remember(record)
         for arm in self._arms:
             for setting in arm.try_first:
-                if self._key_of(arm.anonymizer, self._complete(arm, {**arm.fixed, **setting})) not in self._records:
+                if self._key_of(arm.anonymizer, self._complete(arm, {**arm.fixed, **setting}), 0) not in self._records:
                     self._study.enqueue_trial(self._flat(arm, setting))
 
     def ask(self) -> Proposal | None:
@@ -113,15 +128,15 @@ class Proposer:
         for _ in range(MAX_REPEATS):
             if self.finished + len(self._running) >= self._trials:
                 return None
-            arm, setting, trial = self._next()
+            arm, setting, trial, repeat = self._next()
             if arm is None:
                 return None
-            key = self._key_of(arm.anonymizer, setting)
+            key = self._key_of(arm.anonymizer, setting, repeat)
             if key in self._records or key in self._running.values():
                 self.duplicates += trial is not None
                 self._tell(trial, self._records.get(key))
                 continue
-            proposal = Proposal(self.number, arm.anonymizer, setting)
+            proposal = Proposal(self.number, arm.anonymizer, setting, repeat)
             self.number += 1
             self._running[proposal.number] = key
             if trial is not None:
@@ -144,12 +159,12 @@ class Proposer:
             counts[trial.state.name] = counts.get(trial.state.name, 0) + 1
         return counts
 
-    def _next(self) -> tuple[Arm | None, dict[str, Value], optuna.Trial | None]:
+    def _next(self) -> tuple[Arm | None, dict[str, Value], optuna.Trial | None, int]:
         if self._listed:
-            arm, listed = self._listed.pop(0)
-            return arm, self._complete(arm, listed), None
+            arm, listed, repeat = self._listed.pop(0)
+            return arm, self._complete(arm, listed), None, repeat
         if not self._arms:
-            return None, {}, None
+            return None, {}, None, 0
         trial = self._study.ask()
         arm = self._arms[0]
         if len(self._arms) > 1:
@@ -159,7 +174,7 @@ class Proposer:
         for name, item in arm.ranges.items():
             if arm.active(name, setting):
                 setting[name] = _suggest(trial, self._label(arm, name), item)
-        return arm, self._complete(arm, setting), trial
+        return arm, self._complete(arm, setting), trial, 0
 
     def _label(self, arm: Arm, name: str) -> str:
         return name if len(self._arms) == 1 else f"{arm.anonymizer}.{name}"

@@ -380,6 +380,15 @@ def _read_arm(
             if other not in before
         )
     settings = _read_settings(raw.get("settings"), anonymizer, where, (*at, "settings"), problems)
+    if settings:
+        # A study lists its settings: `x=1` from the command line holds in all of them, and there is no range to narrow.
+        problems.extend(
+            f"{name}: {key} cannot be narrowed, the settings are listed; fix it with {key}=VALUE" for key in ranges
+        )
+        settings = tuple(
+            dict(item) for item in dict.fromkeys(tuple({**setting, **fixed}.items()) for setting in settings)
+        )
+        fixed = {}
     try_first = _read_settings(raw.get("try_first"), anonymizer, where, (*at, "try_first"), problems)
     # A point to try first that an override made impossible is moved onto the override, or dropped when out of its range.
     kept = []

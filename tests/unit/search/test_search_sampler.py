@@ -7,20 +7,21 @@ from collections.abc import Mapping
 import pytest
 
 from raysweep.engine.record import TrialRecord
+from raysweep.errors import ConfigError
 from raysweep.metrics.value import MetricValue
 from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
-from raysweep.search.space import Space, canonical_hash, find_space, load_space
+from raysweep.search.space import Arm, Space, canonical_hash, find_space, load_space
 
 
-def key_of(anonymizer: str, setting: Mapping[str, Value]) -> str:
-    return canonical_hash({"anonymizer": anonymizer, **setting})
+def key_of(anonymizer: str, setting: Mapping[str, Value], repeat: int = 0) -> str:
+    return canonical_hash({"anonymizer": anonymizer, "repeat": repeat, **setting})
 
 
 def record_of(proposal: Proposal, privacy: float | None = 0.5, utility: float = 0.5) -> TrialRecord:
     value = MetricValue.undefined("no identities") if privacy is None else MetricValue(privacy)
     return TrialRecord(
-        key=key_of(proposal.anonymizer, proposal.setting),
+        key=key_of(proposal.anonymizer, proposal.setting, proposal.repeat),
         number=proposal.number,
         anonymizer=proposal.anonymizer,
         setting=proposal.setting,
@@ -105,3 +106,23 @@ def test_conditional_parameters_keep_their_default(tmp_path) -> None:
     records = drive(make(load_space(path), 9))
     assert all(record.setting["k"] == 5 for record in records if record.setting["unit"] == "images")
     assert len({record.setting["k"] for record in records if record.setting["unit"] == "subjects"}) > 3
+
+
+def test_a_study_runs_every_setting_once_before_any_of_them_again() -> None:
+    arm = Arm("blur", settings=({"kernel_size": 11}, {"kernel_size": 47}))
+    study = Space("study", "", (arm,), {})
+
+    def proposer(known: list[TrialRecord]) -> Proposer:
+        return Proposer(study, sampler="tpe", seed=1, trials=6, key_of=key_of, known=known, repeats=3)
+
+    records = drive(proposer([]))
+    assert [record.setting["kernel_size"] for record in records] == [11, 47] * 3
+    assert len({record.key for record in records}) == 6
+    # What an interrupted study has is not run again.
+    assert [record.setting["kernel_size"] for record in drive(proposer(records[:3]))] == [47, 11, 47]
+
+
+def test_a_searched_space_is_not_repeated() -> None:
+    space = load_space(find_space("blur"))
+    with pytest.raises(ConfigError, match="only a study"):
+        Proposer(space, sampler="tpe", seed=1, trials=6, key_of=key_of, repeats=2)

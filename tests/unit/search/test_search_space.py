@@ -151,3 +151,12 @@ def test_a_file_typed_by_the_user_is_searched_too(tmp_path: Path) -> None:
     assert config.space.name == "acme-own"
     assert config.space.arms[0].ranges["bits"] == Int(1, 4, 1)
     assert config.run.trials == 3
+
+
+def test_a_value_from_the_command_line_holds_in_every_setting_of_a_study(tmp_path: Path) -> None:
+    path = write(tmp_path, "anonymizer: k-same\nsettings:\n  - {k: 2}\n  - {k: 5, unit: images}\n")
+    (arm,) = load_space(path, {"unit": "subjects"}).arms
+    assert arm.settings == ({"k": 2, "unit": "subjects"}, {"k": 5, "unit": "subjects"})
+    assert problems_of(path, **{"k.low": 3}) == [
+        "k-same: k cannot be narrowed, the settings are listed; fix it with k=VALUE"
+    ]
