@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -28,8 +29,10 @@ from raysweep.engine.record import TrialRecord, TrialTask
 from raysweep.engine.trial import run_trial
 from raysweep.errors import DataError, StoreError
 from raysweep.faces import Faces, check_needs, cores_and_gpus, open_faces, session, shares_of
+from raysweep.models.zoo import Found, Zoo
+from raysweep.preprocess.tools import tool_names
 from raysweep.provenance import basis_of, protocol_of, versions
-from raysweep.schema import IntArray
+from raysweep.schema import EXPRESSIONS, ROLES, IntArray
 from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
 from raysweep.search.space import Arm, Space, canonical_hash
@@ -172,6 +175,7 @@ class _Driver:
             self.info = replace(self.info, clear=pool.result(pool.call("clear_summary")))
             self._view.update(self.info)
             self._sink.info = self.info
+            _write_settings(folder, self._config, self._basis, self.info)
             self._sink.start()
             known = list(self._ledger.records.values())
             for record in known:
@@ -396,10 +400,40 @@ def _about(faces: Faces) -> dict[str, Any]:
         },
         "quarantined": reasons,
         "models": tuple(
-            ModelInfo(item.name, item.entry.task, item.entry.licence, item.sha256)
-            for task in ("embedder", "expression", "perceptual")
-            for item in faces.zoo.judges(task)
+            ModelInfo(
+                item.name,
+                item.entry.task,
+                item.entry.licence,
+                item.sha256,
+                item.entry.reference,
+                tuple(sorted(faces.zoo.lineage(item.name) - {item.name})),
+            )
+            for item in _models_used(faces.zoo)
         ),
+        "card": _card(faces),
+    }
+
+
+def _models_used(zoo: Zoo) -> list[Found]:
+    """Judges first, then what finds and reads the faces."""
+    judges = [item for task in ("embedder", "expression", "perceptual") for item in zoo.judges(task)]
+    at_hand = {item.name: item for item in zoo.found.values()}
+    return judges + [at_hand[name] for name in tool_names(zoo).values() if name in at_hand]
+
+
+def _card(faces: Faces) -> dict[str, Any]:
+    """The data set in figures."""
+    table, source = faces.references.faces.table, faces.source
+    frame = faces.references.faces.frame
+    shown = Counter(EXPRESSIONS[label] if label >= 0 else "not known" for label in table.expression.tolist())
+    return {
+        "kind": source.kind,
+        "licence": source.licence,
+        "digest": faces.store.key,
+        "frame": f"{frame.size} x {frame.size} pixels, margin {frame.margin}",
+        "images": {role: len(table.rows(role)) for role in ROLES},
+        "expressions": {name: shown[name] for name in (*EXPRESSIONS, "not known") if shown[name]},
+        "notes": [str(note) for note in getattr(source, "notes", ())],
     }
 
 

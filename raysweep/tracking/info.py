@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ class ModelInfo:
         role: `embedder`, `expression`, `detector`, ...
         licence: under which the weights may be used.
         sha256: of the weights, empty when not known.
+        reference: where it comes from.
+        lineage: weights or teachers that it was made from.
     """
 
     name: str
     role: str = ""
     licence: str = ""
     sha256: str = ""
+    reference: str = ""
+    lineage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class SweepInfo:
         models: networks that judge.
         clear: what the judges reach on clear faces, for example `clear/rank1/<embedder>`, `clear/accuracy/<model>`.
         versions: of raysweep and of the libraries.
+        card: of the data set: `kind`, `licence`, `digest`, `frame`, `images` per role, `expressions` with their counts, `notes`.
     """
 
     name: str
@@ -74,6 +79,7 @@ class SweepInfo:
     models: tuple[ModelInfo, ...] = ()
     clear: Mapping[str, MetricValue] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe; the run folder is left out, so that the record may be shared."""
@@ -83,3 +89,28 @@ class SweepInfo:
         record["models"] = [asdict(model) for model in self.models]
         record["parameters"] = list(self.parameters)
         return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], run_folder: Path) -> SweepInfo:
+        """The inverse of `to_dict`; keys of another release are left out, missing ones take their defaults.
+
+        Raises:
+            KeyError, TypeError, ValueError: the record is not one of a sweep.
+        """
+        known = {item.name for item in fields(cls)}
+        values = {name: value for name, value in record.items() if name in known}
+        model_keys = {item.name for item in fields(ModelInfo)}
+        values["models"] = tuple(
+            ModelInfo(
+                **{
+                    **{key: model[key] for key in model if key in model_keys},
+                    "lineage": tuple(model.get("lineage", ())),
+                }
+            )
+            for model in record.get("models", ())
+        )
+        values["clear"] = {name: MetricValue.from_dict(value) for name, value in record.get("clear", {}).items()}
+        values["parameters"] = tuple(record.get("parameters", ()))
+        for name in ("name", "key", "dataset", "anonymizer", "command", "sampler"):
+            values[name] = str(values.get(name, ""))
+        return cls(**{**values, "synthetic": bool(values.get("synthetic")), "run_folder": run_folder})
