@@ -63,6 +63,8 @@ def _all() -> tuple[MetricInfo, ...]:
                 info(f"privacy/far_at_{far}_deployed", f"false accept rate that the deployed threshold reaches on E (wanted {far})", False),
             )
         ),
+        info("leak/linkability", "D_sys: how surely two anonymized photographs can be linked to one person", False),
+        info("leak/linkability_naive", "D_sys: how surely an anonymized photograph can be linked to a clear one", False),
         info("selection/privacy", "privacy on the people of role S: choose the front by it, report `privacy`", True),
         info("selection/utility", "utility on the faces of role S", True),
         info("utility/recall", "share of faces that keep their class, mean over classes", True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -152,8 +152,9 @@ class Estimate:
             reason = "; ".join(filter(None, [reason, f"no interval: fewer than {plan.minimum} identities"]))
         else:
             lo, hi = self.interval(plan)
-            if math.isnan(lo):
-                reason = "; ".join(filter(None, [reason, "no interval: undefined in most draws"]))
+            if math.isnan(lo) and "no interval" not in reason:
+                why = "no interval: undefined in most draws" if len(self.samples) else "no interval"
+                reason = "; ".join(filter(None, [reason, why]))
         return MetricValue(self.value, lo, hi, self.n, self.n_ids, "ok", reason)
 
 
@@ -258,8 +259,9 @@ class ClusterSums:
             float(means.mean()), samples, self.n, len(means), reason, all_or_none=first if constant else None
         )
 
-    def mean(self, column: int, plan: Resampling, reason: str = "") -> Estimate:
-        """Mean over images, clusters resampled."""
+    def mean(self, column: int, plan: Resampling, reason: str = "", share: bool = False) -> Estimate:
+        """Mean over images, clusters resampled. `share`: of images with a property, for which Wilson's interval holds at 0 and 1."""
         both = ClusterSums(self.keys, self.count, np.stack([self.sums[:, column], self.count], axis=1))
-        with np.errstate(invalid="ignore"):
-            return both.estimate(lambda sums: sums[..., 0] / sums[..., 1], plan, reason)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = both.estimate(lambda sums: sums[..., 0] / sums[..., 1], plan, reason)
+        return replace(found, all_or_none=found.value) if share and found.value in (0.0, 1.0) else found

@@ -1,6 +1,6 @@
-"""Same person or not: AUC, EER, d', TAR at fixed FAR, with intervals that resample people, not pairs.
+"""Same person or not: AUC, EER, d', linkability, TAR at fixed FAR, with intervals that resample people, not pairs.
 
-Sources: ISO/IEC 19795-1; NIST FRTE 1:1. Scores: higher means more likely the same person.
+Sources: ISO/IEC 19795-1; NIST FRTE 1:1; Gomez-Barrero et al. 2018 (linkability). Scores: higher means more likely the same person.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ __all__ = [
     "dprime",
     "eer",
     "false_match_rate",
+    "linkability",
+    "roc",
+    "rule_of_3",
     "tar_at_far",
     "threshold_at_far",
     "true_accept_rate",
@@ -36,6 +39,7 @@ RULE_OF_30 = 30
 """A false accept rate is only stated when at least this many false accepts are expected (Doddington)."""
 MAX_IMPOSTORS = 2_000_000
 """More impostor pairs than this are sampled, the same share of every pair of people."""
+LINKABILITY_BINS = 30
 MAX_PEOPLE = 400
 """Above this the table of pairs of people gets too large for an interval."""
 
@@ -123,6 +127,74 @@ def tar_at_far(genuine: Scores, impostor: Scores, far: float, reference: Scores 
     if len(reference) * far < RULE_OF_30:
         return math.nan
     return true_accept_rate(genuine, threshold_at_far(reference, far))
+
+
+def rule_of_3(trials: int) -> float:
+    """Upper 95 % bound of an error rate when none of `trials` went wrong: 3 / N, at most 1; NaN without trials."""
+    return min(1.0, 3 / trials) if trials else math.nan
+
+
+def roc(genuine: Scores, impostor: Scores, points: int = 200, ordered: bool = False) -> tuple[Array, Array]:
+    """At most `points` points of the curve, a third of them even in FMR, the rest even in its logarithm, where low rates are read.
+
+    Returns:
+        (FMR, FNMR), ascending FMR from 0 to 1, each pair reached by one threshold (ties are never split); empty when a side is.
+    """
+    if not len(genuine) or not len(impostor):
+        return np.empty(0), np.empty(0)
+    if not ordered:
+        genuine, impostor = np.sort(genuine), np.sort(impostor)
+    count = len(impostor)
+    even = np.linspace(0, 1, max(points // 3, 1))
+    low = np.geomspace(1 / count, 1, max(points - len(even) - 2, 1))
+    at = np.unique(np.clip(count - np.round(np.concatenate([even, low]) * count), 0, count - 1).astype(np.int64))
+    thresholds = np.unique(np.concatenate([impostor[at], [np.inf]]))[::-1]
+    fmr = 1 - np.searchsorted(impostor, thresholds, side="left") / count
+    fnmr = np.searchsorted(genuine, thresholds, side="left") / len(genuine)
+    return np.asarray(fmr), np.asarray(fnmr)
+
+
+def _balanced_edges(genuine: Scores, impostor: Scores, bins: int) -> Array:
+    """Inner edges of bins that hold equal shares of the even mixture of both (ascending) sides."""
+    spots = np.linspace(0, 1, 16 * bins + 1)
+    candidates = np.unique(
+        np.concatenate([side[(spots * (len(side) - 1)).astype(np.int64)] for side in (genuine, impostor)])
+    )
+    below = sum(np.searchsorted(side, candidates, side="left") / len(side) for side in (genuine, impostor)) / 2
+    at = np.searchsorted(below, np.arange(1, bins) / bins, side="left")
+    edges = np.unique(candidates[np.minimum(at, len(candidates) - 1)].astype(np.float64))
+    return np.asarray(edges[edges > candidates[0]])  # below the lowest score there is nothing
+
+
+def _linkability(genuine: Array, impostor: Array) -> Array:
+    """D_sys of (..., M) shares per bin that sum to 1 on both sides."""
+    total = genuine + impostor
+    with np.errstate(invalid="ignore", divide="ignore"):
+        local = np.where(total > 0, np.maximum(genuine - impostor, 0.0) / total, 0.0)
+    return np.asarray((genuine * local).sum(axis=-1))
+
+
+def _smoothed(counts: Array) -> Array:
+    """Shares per bin with half a count more in each."""
+    return np.asarray((counts + 0.5) / (counts.sum(axis=-1, keepdims=True) + 0.5 * counts.shape[-1]))
+
+
+def linkability(genuine: Scores, impostor: Scores, bins: int = LINKABILITY_BINS, ordered: bool = False) -> float:
+    """Global linkability D_sys (Gomez-Barrero et al., IEEE TIFS 2018): 0 when nothing links, 1 when every pair is told apart.
+
+    The integral of p(s | genuine) D(s), D = max(0, 2 LR / (1 + LR) - 1), LR = p(s | genuine) / p(s | impostor), from `bins` bins of equal
+    weight with 0.5 added to the count of each. `ordered`: both ascend already. NaN when a side is empty.
+    """
+    if not len(genuine) or not len(impostor):
+        return math.nan
+    if not ordered:
+        genuine, impostor = np.sort(genuine), np.sort(impostor)
+    edges = _balanced_edges(genuine, impostor, bins)
+    counts = [
+        np.diff(np.concatenate([[0], np.searchsorted(side, edges, side="left"), [len(side)]]))
+        for side in (genuine, impostor)
+    ]
+    return float(_linkability(*(_smoothed(side.astype(np.float64)) for side in counts)))
 
 
 @dataclass(frozen=True)
@@ -220,6 +292,26 @@ class PairScores:
     people: int
     seed: int = 0
 
+    @classmethod
+    def start(cls, enrol: IntArray, people: int, seed: int = 0) -> PairScores:
+        """No probes yet."""
+        return cls(np.empty((0, len(enrol)), np.float32), np.empty(0, np.int64), enrol, people, seed)
+
+    def update(self, scores: Scores, probe: IntArray) -> PairScores:
+        """Add probes: (P, E) scores and (P,) persons."""
+        return self.merge(PairScores(scores, probe, self.enrol, self.people, self.seed))
+
+    def merge(self, other: PairScores) -> PairScores:
+        """The probes of both.
+
+        Raises:
+            ConfigError: they were compared with other enrolled images.
+        """
+        if self.people != other.people or not np.array_equal(self.enrol, other.enrol):
+            raise ConfigError("cannot merge scores against different enrolled images")
+        scores = np.concatenate([part.scores for part in (self, other) if len(part.scores)] or [self.scores])
+        return PairScores(scores, np.concatenate([self.probe, other.probe]), self.enrol, self.people, self.seed)
+
     @cached_property
     def _same(self) -> npt.NDArray[np.bool_]:
         return np.asarray(self.probe[:, None] == self.enrol[None, :])
@@ -232,18 +324,28 @@ class PairScores:
     @cached_property
     def impostor(self) -> Scores:
         """Scores of pairs of two people, ascending; above two million a seeded sample, the same share for each pair of people."""
-        different = ~self._same
-        total = int(different.sum())
-        if total <= MAX_IMPOSTORS:
-            return np.sort(self.scores[different])
-        row, column = np.nonzero(different)
-        generator = np.random.default_rng([self.seed, total])
-        # Shuffle, then order by pair of people: every k-th of that order is an even sample within each pair.
-        shuffled = generator.permutation(total)
-        pair = (self.probe[row] * self.people + self.enrol[column])[shuffled]
-        ordered = shuffled[np.argsort(pair, kind="stable")]
-        chosen = ordered[np.linspace(0, total - 1, MAX_IMPOSTORS).astype(np.int64)]
-        return np.sort(self.scores[row[chosen], column[chosen]])
+        if self.scores.size - len(self.genuine) <= MAX_IMPOSTORS:
+            return np.sort(self.scores[~self._same])
+        return np.sort(self._sampled())
+
+    def _sampled(self) -> Scores:
+        """All impostor pairs in a row, those of two people side by side, cut into equal pieces: one pair at random from each piece."""
+        # Probes of a person are ordered by their scores, so that the order in which shards were merged does not matter.
+        probes = np.lexsort((self.scores[:, 0], self.probe))
+        enrols = np.argsort(self.enrol, kind="stable")
+        own_probes = np.bincount(self.probe, minlength=self.people).astype(np.int64)
+        own_enrols = np.bincount(self.enrol, minlength=self.people).astype(np.int64)
+        sizes = own_probes * (len(enrols) - own_enrols)
+        ends = np.cumsum(sizes)
+        cuts = np.arange(MAX_IMPOSTORS + 1) * int(ends[-1]) // MAX_IMPOSTORS
+        at = np.random.default_rng([self.seed, int(ends[-1])]).integers(cuts[:-1], cuts[1:])
+        person = np.searchsorted(ends, at, side="right")
+        within = at - (ends - sizes)[person]
+        column, row = np.divmod(within, own_probes[person])
+        first = (np.cumsum(own_enrols) - own_enrols)[person]
+        column += np.where(column >= first, own_enrols[person], 0)
+        row += (np.cumsum(own_probes) - own_probes)[person]
+        return np.asarray(self.scores[probes[row], enrols[column]])
 
     @property
     def reason(self) -> str:
@@ -271,28 +373,52 @@ class PairScores:
         ends = [side[(spots * (len(side) - 1)).astype(np.int64)] for side in (self.genuine, self.impostor)]
         return np.unique(np.concatenate(ends).astype(np.float64))
 
-    def estimates(self, plan: Resampling) -> dict[str, Estimate]:
-        """`auc` and `eer`, exact, with draws from the histogram of pairs (re-centred on the exact value)."""
-        count = len(self.genuine) + len(self.impostor)
+    def compute(self, plan: Resampling) -> dict[str, Estimate]:
+        """`auc`, `eer` and `linkability`, exact, with draws from the histogram of pairs (re-centred on the exact value); `dprime` alone."""
+        count = self.scores.size
         if self.reason:
             nothing = Estimate(math.nan, reason=self.reason, n=count, n_ids=self.people)
-            return {"auc": nothing, "eer": nothing}
-        exact = {"auc": self.auc(), "eer": self.eer()}
+            return dict.fromkeys(("auc", "eer", "linkability", "dprime"), nothing)
+        exact = {
+            "auc": auc(self.genuine, self.impostor, ordered=True),
+            "eer": eer(self.genuine, self.impostor, ordered=True),
+            "linkability": linkability(self.genuine, self.impostor, ordered=True),
+        }
+        spread = self.dprime()
+        why = "zero variance of the scores" if math.isnan(spread) else "no interval"
+        separation = {"dprime": Estimate(spread, n=count, n_ids=self.people, reason=why)}
         if plan.draws == 0 or self.people < plan.minimum or self.people > MAX_PEOPLE:
             reason = f"no interval: more than {MAX_PEOPLE} identities" if self.people > MAX_PEOPLE else ""
-            return {name: Estimate(value, n=count, n_ids=self.people, reason=reason) for name, value in exact.items()}
+            return separation | {
+                name: Estimate(value, n=count, n_ids=self.people, reason=reason) for name, value in exact.items()
+            }
         histogram = PairHistogram.start(self._edges(), self.people).update(self.scores, self.probe, self.enrol)
-        genuine, impostor = histogram.resampled(plan)
-        whole = histogram.genuine.sum(axis=0), histogram.impostor.sum(axis=(0, 1))
+        drawn = histogram.resampled(plan)
+        whole = tuple(
+            counts / counts.sum() for counts in (histogram.genuine.sum(axis=0), histogram.impostor.sum(axis=(0, 1)))
+        )
         found = {}
-        for name, statistic in (("auc", _binned_auc), ("eer", _binned_eer)):
-            point = float(statistic(whole[0] / whole[0].sum(), whole[1] / whole[1].sum()))
-            samples = np.clip(statistic(genuine, impostor) + (exact[name] - point), 0.0, 1.0)
+        for name, statistic in (("auc", _binned_auc), ("eer", _binned_eer), ("linkability", self._binned_linkability)):
+            shift = exact[name] - float(statistic(*whole))
+            samples = np.clip(statistic(*drawn) + shift, 0.0, 1.0)
             found[name] = Estimate(exact[name], samples, count, self.people)
-        return found
+        return separation | found
+
+    def _binned_linkability(self, genuine: Array, impostor: Array) -> Array:
+        """D_sys of (..., M) shares, bins taken together until about thirty are left."""
+        starts = np.unique(np.linspace(0, genuine.shape[-1], LINKABILITY_BINS + 1).astype(np.int64)[:-1])
+        counts = (
+            np.add.reduceat(side, starts, axis=-1) * total
+            for side, total in ((genuine, len(self.genuine)), (impostor, len(self.impostor)))
+        )
+        return _linkability(*(_smoothed(side) for side in counts))
 
     def accepted(self, threshold: float, plan: Resampling) -> Estimate:
-        """True accept rate at a given threshold, over genuine pairs, people resampled."""
-        row, column = np.nonzero(self._same)
-        hits = (self.scores[row, column] >= threshold).astype(np.float64)
-        return ClusterSums.of(self.probe[row], hits[:, None]).mean(0, plan)
+        """True accept rate at a given threshold, over genuine pairs, people resampled; Wilson's interval when all or none are accepted."""
+        hits = np.where(self._same, self.scores >= threshold, False).sum(axis=1)
+        count = self._same.sum(axis=1)
+        keys = np.unique(self.probe)
+        per_person = [np.bincount(self.probe, values, minlength=self.people)[keys] for values in (hits, count)]
+        return ClusterSums(keys, per_person[1].astype(np.int64), np.asarray(per_person[0][:, None], np.float64)).mean(
+            0, plan, share=True
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from raysweep.attackers import Attacker, AttackView, Embeddings, attacker
 from raysweep.attackers.controls import clear_control, null_control, random_control, vacuity
@@ -17,7 +18,7 @@ from raysweep.metrics.uncertainty import Estimate, Resampling
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.ground import Ground, rounded
 
-__all__ = ["NAIVE", "Privacy"]
+__all__ = ["NAIVE", "Attacked", "Privacy"]
 
 NAIVE = "A0"
 TINY = 1e-12
@@ -33,6 +34,23 @@ class _Outcome:
 
     def rank1(self, plan: Resampling) -> Estimate:
         return Estimate(math.nan, reason=self.reason) if self.sums is None else self.sums.standard(plan)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What the attackers found out about one release.
+
+    Attributes:
+        metrics: of `Judgement.metrics`.
+        rows: of `Judgement.attackers`.
+        evidence: of `Judgement.evidence`.
+        worst: counted hits on role E of the attacker that decides, and of the same attacker on clear faces; None when nobody decides.
+    """
+
+    metrics: dict[str, MetricValue]
+    rows: list[dict[str, Any]]
+    evidence: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    worst: tuple[IdentificationSums, IdentificationSums] | None = None
 
 
 class Privacy:
@@ -104,8 +122,8 @@ class Privacy:
         )
         return f"{reason}, role {role}" if reason else ""
 
-    def judge(self, faces: Mapping[str, Embeddings]) -> tuple[dict[str, MetricValue], list[dict[str, Any]]]:
-        """Attack anonymized faces, per embedder: the metrics, and the rows of `Judgement.attackers`."""
+    def judge(self, faces: Mapping[str, Embeddings]) -> Attacked:
+        """Attack anonymized faces, per embedder."""
         outcomes: dict[tuple[str, str, str], _Outcome] = {}
         advantage: dict[tuple[str, str, str], Estimate] = {}
         pairs = [(each, name) for each in self.attackers for name in self.ground.clear]
@@ -186,7 +204,11 @@ class Privacy:
             self._row(each, name, outcomes, advantage, empty[each.id, name], (each.id, name) == chosen, selected_on)
             for each, name in pairs
         ]
-        return metrics, rows + self._control_rows(faces)
+        decides = None
+        if chosen is not None:
+            sides = outcomes[("E", *chosen)].sums, self._controls[("E", *chosen)].sums
+            decides = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
+        return Attacked(metrics, rows + self._control_rows(faces), worst=decides)
 
     def _naive(
         self,

@@ -13,7 +13,7 @@ from raysweep.errors import ConfigError
 from raysweep.metrics.uncertainty import Resampling
 from raysweep.metrics.value import MetricValue
 
-__all__ = ["Judgement", "Protocol"]
+__all__ = ["Judgement", "Part", "Protocol"]
 
 
 @dataclass(frozen=True)
@@ -91,4 +91,12 @@ class Judgement:
 
     metrics: dict[str, MetricValue]
     attackers: list[dict[str, Any]]
+    evidence: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the referee adds to a judgement: `metrics` and `evidence` as there."""
+
+    metrics: dict[str, MetricValue]
     evidence: dict[str, npt.NDArray[Any]] = field(default_factory=dict)

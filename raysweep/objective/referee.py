@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from raysweep.attackers import Embeddings
 from raysweep.errors import DataError
-from raysweep.metrics.uncertainty import Estimate, mean_of
+from raysweep.metrics.uncertainty import Estimate, clusters, mean_of
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.ground import Ground
 from raysweep.objective.privacy import Privacy
@@ -100,12 +101,33 @@ class Referee:
         if missing:
             raise DataError("\n".join(missing))
         faces = {name: Embeddings.of(anonymized.embeddings[name], name) for name in self.ground.clear}
-        metrics, rows = self.privacy.judge(faces)
-        metrics |= self.verification.judge(faces)
-        metrics |= self.utility.judge(anonymized)
+        attacked = self.privacy.judge(faces)
+        metrics, rows, evidence = attacked.metrics, attacked.rows, attacked.evidence
+        for part in (self.verification.judge(faces), self.utility.judge(anonymized)):
+            metrics |= part.metrics
+            evidence |= part.evidence
         metrics |= realism(self.ground, anonymized)
         metrics["legacy/privacy"] = self._legacy_privacy(metrics, rows)
-        return Judgement(metrics, rows)
+        return Judgement(metrics, rows, evidence)
+
+    def common_evidence(self) -> dict[str, npt.NDArray[Any]]:
+        """Labels that the evidence of all trials shares, from which ranks and decisions can be counted again; no faces, no names.
+
+        Returns:
+            `rank/<role>/class` (P,) int32: true column of each probe, and `rank/<role>/gallery` (2,) int32: enrolled people and q;
+            `expression/<role>/identity` (N,) int32: who is resampled together, a negative number for a face without identity;
+            `expression/<role>/label` (N,) int8: true class, -1 unknown.
+        """
+        found: dict[str, npt.NDArray[Any]] = {}
+        for role in ("S", "E"):
+            if self.ground.clear and not self.ground.why_not(role):
+                view = next(view for (side, _), view in self.ground.views.items() if side == role)
+                found[f"rank/{role}/class"] = view.probe_class.astype(np.int32)
+                found[f"rank/{role}/gallery"] = np.array([len(view.classes), self.ground.gallery[role]], np.int32)
+            rows = self.ground.rows(role)
+            found[f"expression/{role}/identity"] = clusters(self.ground.table.identity[rows], rows).astype(np.int32)
+            found[f"expression/{role}/label"] = self.ground.table.expression[rows].astype(np.int8)
+        return found
 
     def _legacy_privacy(self, metrics: Mapping[str, MetricValue], rows: list[dict[str, Any]]) -> MetricValue:
         """clip(1 - max(top-1, adaptive, AUC), 0, 1): for comparison with older numbers, not for ranking."""
@@ -148,7 +170,7 @@ class Referee:
             yield f"clear/{name}/rank1_full", full.metric(self.ground.plan)
             pairs = self.verification.pairs("E", name, rows, rows)
             area = (
-                Estimate(math.nan, reason=outcome.reason) if pairs is None else pairs.estimates(self.ground.plan)["auc"]
+                Estimate(math.nan, reason=outcome.reason) if pairs is None else pairs.compute(self.ground.plan)["auc"]
             )
             yield f"clear/{name}/auc", area.metric(self.ground.plan)
         defined = [item for item in found.values() if not math.isnan(item.value)]

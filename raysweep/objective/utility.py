@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from raysweep.metrics.expression import ExpressionSums, decisions, js_similarity, null_corrected
 from raysweep.metrics.uncertainty import clusters, mean_of
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.ground import Ground
+from raysweep.objective.protocol import Part
 from raysweep.schema import FloatArray, Measurements
 
 __all__ = ["Utility"]
@@ -38,7 +41,7 @@ class Utility:
             self.ground.table.expression[rows],
         )
 
-    def judge(self, anonymized: Measurements) -> dict[str, MetricValue]:
+    def judge(self, anonymized: Measurements) -> Part:
         """Utility and the scores beside it, the mean over models and per model."""
         metrics: dict[str, MetricValue] = {}
         names = ("utility", "recall", "match", "kappa", "kl_exp", "js", "tv", "legacy")
@@ -50,19 +53,20 @@ class Utility:
         if not self.clear:
             reason = "no expression model"
             nothing = {key(name): MetricValue.undefined(reason) for name in (*names, *labelled)}
-            return nothing | {
-                name: MetricValue.undefined(reason) for name in ("utility/js_corrected", "selection/utility")
-            }
+            return Part(
+                nothing
+                | {name: MetricValue.undefined(reason) for name in ("utility/js_corrected", "selection/utility")}
+            )
         per_model = {
             name: self.sums("E", clear, anonymized.probabilities[name]).compute(
                 self.ground.plan, self.ground.protocol.minimum_support
             )
             for name, clear in self.clear.items()
         }
-        for name in (*names, *labelled):
-            metrics[key(name)] = mean_of({model: found[name] for model, found in per_model.items()}).metric(
-                self.ground.plan
-            )
+        means = {
+            name: mean_of({model: found[name] for model, found in per_model.items()}) for name in (*names, *labelled)
+        }
+        metrics |= {key(name): found.metric(self.ground.plan) for name, found in means.items()}
         for model, found in per_model.items():
             for name in ("utility", "recall", "match", "js", "accuracy", "accuracy_clear"):
                 metrics[f"utility/{model}" if name == "utility" else f"utility/{model}/{name}"] = found[name].metric(
@@ -76,7 +80,17 @@ class Utility:
             for name, clear in self.clear.items()
         }
         metrics["selection/utility"] = mean_of(on_s).metric(self.ground.plan)
-        return metrics
+        evidence: dict[str, npt.NDArray[Any]] = {"draws/utility": means["utility"].samples.astype(np.float32)}
+        return Part(metrics, evidence | self._decisions(anonymized))
+
+    def _decisions(self, anonymized: Measurements) -> dict[str, npt.NDArray[Any]]:
+        """`expression/<role>/<model>/clear|anonymized` (N,) int8: the class on each side in the order of the role's rows, K for none."""
+        return {
+            f"expression/{role}/{model}/{side}": decisions(table[self.ground.rows(role)])[0].astype(np.int8)
+            for role in ("S", "E")
+            for model, clear in self.clear.items()
+            for side, table in (("clear", clear), ("anonymized", anonymized.probabilities[model]))
+        }
 
     def _null_corrected(self, anonymized: Measurements) -> MetricValue:
         rows = self.ground.rows("E")

@@ -94,18 +94,20 @@ def test_pairs_and_their_intervals() -> None:
     assert len(pairs.genuine) == 20 * 16
     assert len(pairs.impostor) == 80 * 80 - 320
     plan = Resampling(draws=400)
-    for name, estimate in pairs.estimates(plan).items():
+    found = pairs.compute(plan)
+    assert found.pop("dprime").value == dprime(pairs.genuine, pairs.impostor)
+    for name, estimate in found.items():
         value = estimate.metric(plan)
         assert value.lo < value.value < value.hi, name
         assert value.n_ids == 20
-    assert pairs.estimates(plan)["auc"].value == auc(pairs.genuine, pairs.impostor)
+    assert pairs.compute(plan)["auc"].value == auc(pairs.genuine, pairs.impostor)
 
 
 def test_interval_equals_slow_resampling_of_people() -> None:
     """Oracle: draw people, list their pairs one by one, drop pairs of two copies of the same person from the impostors."""
     pairs = _pairs(people=12, images=2, noise=1.5)
     plan = Resampling(draws=150, seed=4)
-    estimate = pairs.estimates(plan)["auc"]
+    estimate = pairs.compute(plan)["auc"]
     counts = verification.resample(12, 150, 4).astype(int)
     slow = []
     for weights in counts[:30]:
@@ -146,4 +148,4 @@ def test_one_person_or_no_repeats() -> None:
     alone = PairScores(np.ones((2, 3)), np.zeros(2, int), np.zeros(3, int), 1)
     assert alone.reason == "fewer than two identities"
     strangers = PairScores(np.ones((2, 3)), np.zeros(2, int), np.ones(3, int), 2)
-    assert strangers.estimates(Resampling())["auc"].metric(Resampling()).reason == "identities without repeats"
+    assert strangers.compute(Resampling())["auc"].metric(Resampling()).reason == "identities without repeats"
