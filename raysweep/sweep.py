@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.config import RunSettings, SweepConfig
-from raysweep.engine.evidence import DIGEST_NOTE, EvidenceStore
+from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
 from raysweep.engine.record import TrialRecord, TrialTask
@@ -175,7 +175,7 @@ class _Driver:
             self.info = replace(self.info, clear=pool.result(pool.call("clear_summary")))
             self._view.update(self.info)
             self._sink.info = self.info
-            _write_settings(folder, self._config, self._basis, self.info)
+            _write_settings(folder, self._config, self._basis, self.info, self._keep_common(pool))
             self._sink.start()
             known = list(self._ledger.records.values())
             for record in known:
@@ -340,6 +340,14 @@ class _Driver:
                 if not record.control:
                     self._sink.front(tuple(self._ledger.records.values()))
 
+    def _keep_common(self, pool: Pool) -> str:
+        """Store what the evidence of all trials shares; its digest, empty when it could not be stored."""
+        try:
+            return self._evidence.write(COMMON, pool.result(pool.call("common_evidence")))
+        except StoreError as error:
+            self._view.note(f"{error}; the sweep goes on without it")
+            return ""
+
     def _with_evidence(self, record: TrialRecord) -> TrialRecord:
         """Store a record's arrays before the record itself; what cannot be stored is said in it and stops nothing."""
         if not record.evidence:
@@ -351,7 +359,8 @@ class _Driver:
             if not self._evidence_failed:
                 self._view.note(f"{error}; the sweep goes on without it")
             self._evidence_failed = True
-        return replace(record, notes={**record.notes, DIGEST_NOTE: note})
+        # The arrays are on disk now: a sweep of thousands of trials must not hold them all.
+        return replace(record, notes={**record.notes, DIGEST_NOTE: note}, evidence={})
 
     def _chunks(self) -> list[IntArray]:
         from raysweep.engine.worker import scored_rows
@@ -437,11 +446,14 @@ def _card(faces: Faces) -> dict[str, Any]:
     }
 
 
-def _write_settings(folder: Path, config: SweepConfig, basis: Mapping[str, Any], info: SweepInfo) -> None:
+def _write_settings(
+    folder: Path, config: SweepConfig, basis: Mapping[str, Any], info: SweepInfo, common_evidence: str = ""
+) -> None:
     content = {
         "info": info.to_dict(),
         "run": config.run.model_dump(mode="json"),
         "basis": dict(basis),
+        "common_evidence": common_evidence,
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
     (folder / "space.yaml").write_text(config.space.text, encoding="utf-8")

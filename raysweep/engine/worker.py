@@ -126,6 +126,10 @@ class TrialWorker:
         """Metrics of the clear faces, to be shown beside the front."""
         return self.referee.clear_summary()
 
+    def common_evidence(self) -> dict[str, Any]:
+        """Labels, as codes, that the evidence of all trials shares."""
+        return self.referee.common_evidence()
+
     # ------------------------------------------------------------ work items
     def fit(self, task: TrialTask) -> Fitted:
         """Let the anonymizer learn what it needs.
