@@ -113,7 +113,9 @@ class Update:
             parameters: others (teachers, the other network of a pair) get no gradient.
             loss: scalar.
         """
-        gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(self.scaler.scale(loss), parameters, allow_unused=True)
+        gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
+            self.scaler.scale(loss), parameters, allow_unused=True
+        )
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gradients = mean_over_processes(parameters, gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -1,32 +1,38 @@
-"""GANonymization as an anonymizer: trained on role G inside the trial, then drawing a face for each set of landmarks."""
+"""GANonymization as an anonymizer: published, or trained on role G inside the trial; then drawing a face for each set of landmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from raysweep.anonymizers.base import Anonymizer, FitContext, State
 from raysweep.anonymizers.ganonymization.conditioning import CONDITIONINGS, condition, condition_channels
 from raysweep.anonymizers.ganonymization.network import Discriminator, Generator, build
+from raysweep.anonymizers.ganonymization.picture import PICTURES, place, shares
 from raysweep.anonymizers.ganonymization.shape import ShapeSpace, jitter
+from raysweep.anonymizers.ganonymization.weights import (
+    FAMILY,
+    as_input,
+    drawing,
+    misfits,
+    published_generator,
+    published_notes,
+    read_published,
+    small_misfits,
+    take_over,
+)
 from raysweep.errors import ConfigError, ModelError, TrialError
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
-from raysweep.training.generator import (
-    Objective,
-    Pairs,
-    PretrainedGenerator,
-    Recipe,
-    load_pretrained,
-    shares_of_picture,
-    train_generator,
-)
+from raysweep.training.ganonymization import Objective, train_generator
+from raysweep.training.generator import Recipe, load_pretrained
+from raysweep.training.pairs import Pairs, mask_of_picture
 
 if TYPE_CHECKING:
+    from raysweep.models.zoo import Found
     from raysweep.schema import AlignedFaces, FaceBatch, IntArray
 
 __all__ = ["PUBLISHED", "GANonymization"]
@@ -45,18 +51,19 @@ PUBLISHED: dict[str, Value] = {
     "shape_mix": 0.0,
     "landmark_noise": 0.0,
     "init": "scratch",
+    "picture": "face",
     "batch_size": 1,
 }
 """The setting of arXiv 2305.02143 (steps are left open: the paper trains 25 epochs of its own data)."""
 
-INITS = ("scratch", "pretrained")
+INITS = ("scratch", "small", "published")
 """How a generator can start; its place here is what the state stores."""
 
 
 class GANonymization(Anonymizer):
     """The photograph is thrown away; a conditional pix2pix generator draws a new face from the landmarks (arXiv 2305.02143).
 
-    The whole square is synthetic and replaces the whole crop: nothing of the photograph is pasted back. Where role G brings parsing masks, the
+    The whole crop is replaced: nothing of the photograph is pasted back, and what `picture` leaves out is black. Where role G brings parsing masks, the
     generator learns to draw on black, as published; otherwise it learns the background with the face.
 
     Two controls of privacy are not in the paper and are off by default: `shape_mix` and `landmark_noise`; they change what the generator
@@ -64,6 +71,7 @@ class GANonymization(Anonymizer):
 
     Attributes:
         trained: after `load`: `init` (what `auto` came to) and `steps`.
+        guarantee: after `load`, for the record: the same, and for published weights their name, sha256, precision and warnings.
     """
 
     name = "ganonymization"
@@ -103,7 +111,18 @@ class GANonymization(Anonymizer):
         "init": Categorical(
             ("auto", *INITS),
             "auto",
-            why="auto: the shipped weights for drawn faces when they fit the network, else scratch",
+            why="small: the generator trained by this project on drawn faces; published: the weights of the family ganonymization "
+            "in --models; auto: small for drawn faces when it fits the network, else scratch",
+        ),
+        "picture": Categorical(
+            PICTURES,
+            "crop",
+            why="what the generator's picture covers: the whole crop, or the square around the face box that the published weights know",
+        ),
+        "precision": Categorical(
+            ("float32", "float16"),
+            "float32",
+            why="of drawing and training on CUDA; the CPU always computes in float32",
         ),
         "size": Categorical(
             (32, 64, 128, 256, 512),
@@ -130,9 +149,41 @@ class GANonymization(Anonymizer):
             found.append(
                 f"{cls.name}: depth = {full['depth']} is too deep for size = {full['size']}; allowed: 2 ** depth <= size"
             )
-        if full["init"] == "pretrained":
-            found += [f"{cls.name}: init = 'pretrained': {problem}" for problem in _misfits(full)]
+        if full["init"] == "small":
+            found += [f"{cls.name}: init = 'small': {problem}" for problem in small_misfits(full)]
+        if full["init"] == "published" and "landmarks" not in full["conditioning"]:
+            found.append(
+                f"{cls.name}: init = 'published': the published weights see landmarks, conditioning = {full['conditioning']!r} does not"
+            )
         return found
+
+    def for_faces(self, synthetic: bool) -> None:
+        """Refuse the small generator for photographs.
+
+        Raises:
+            ConfigError: `init = small` and photographs.
+        """
+        if self.setting["init"] == "small" and not synthetic:
+            raise ConfigError(
+                "ganonymization: init = 'small': the small generator was trained by this project on drawn faces and is not for photographs; "
+                "use init=published, init=scratch or auto"
+            )
+
+    def weights_needed(self) -> frozenset[str]:
+        """The family `ganonymization` when the generator starts from published weights."""
+        return frozenset({FAMILY}) if self.setting["init"] == "published" else frozenset()
+
+    def use_weights(self, weights: Mapping[str, Found]) -> None:
+        """As the base class; the setting must be that of the network in the file.
+
+        Raises:
+            ConfigError: width, depth or size differ; names each, and what to set.
+        """
+        super().use_weights(weights)
+        if FAMILY in self.weights_needed() and FAMILY in weights:
+            problems = misfits(self.setting, weights[FAMILY].entry)
+            if problems:
+                raise ConfigError([f"{self.name}: init = 'published': {problem}" for problem in problems])
 
     def teachers_needed(self) -> frozenset[str]:
         """One for each loss term that has a weight; none without training."""
@@ -147,33 +198,36 @@ class GANonymization(Anonymizer):
         """Train on role G.
 
         Returns:
-            The generator's state dict in float32 under `generator.`, `shape.mean`, `shape.basis`, and `trained` (2,): start, steps.
+            The generator's state dict in float32 under `generator.` (without it when published weights are used as they are: `load` reads
+            the file again), `shape.mean`, `shape.basis`, and `trained` (2,): start, steps.
 
         Raises:
-            ConfigError: a loss needs a teacher that is None; the faces lack landmarks or a mask; `pretrained` for photographs.
+            ConfigError: a loss needs a teacher that is None; the faces lack landmarks or a mask; `small` for photographs.
+            ModelError: the published weights cannot be read.
             TrialError: role G is empty.
         """
         setting = self.setting
         background = context.background
         if not len(background):
             raise TrialError("ganonymization: role G has no faces to train on; give it a share of the identities")
+        self.for_faces(background.synthetic)
         objective, steps = self._objective(), int(setting["steps"])
+        kind, picture = str(setting["conditioning"]), str(setting["picture"])
+        shape = _learn_shape(background, kind, picture)
+        generator, start = self._start(background.synthetic, context.seed, context.device)
+        state: State = {}
         if steps:
             objective.check(context.teachers)
-        pairs = Pairs.of(background, int(setting["size"]), str(setting["conditioning"]))
-        shape = _learn_shape(background, pairs)
-        if pairs.landmarks is not None:
-            # Trained on what it will see: with a changed shape, the losses are about the release and not about another picture.
-            seeds = context.seed % 2**31 + np.arange(len(pairs), dtype=np.int64)
-            pairs = replace(pairs, landmarks=self._changed(pairs.landmarks, shape, seeds))
-        generator, start = self._start(background.synthetic, context.seed)
-        if steps:
-            channels, width = 3 + condition_channels(pairs.kind), int(setting["discriminator_width"])
+            pairs = Pairs.of(background, int(setting["size"]), kind, picture)
+            if pairs.landmarks is not None:
+                # Trained on what it will see: with a changed shape, the losses are about the release and not about another picture.
+                seeds = context.seed % 2**31 + np.arange(len(pairs), dtype=np.int64)
+                pairs = replace(pairs, landmarks=self._changed(pairs.landmarks, shape, seeds))
+            channels, width = 3 + condition_channels(kind), int(setting["discriminator_width"])
             random = torch.Generator().manual_seed(context.seed + 1)
-            discriminator = build(lambda: Discriminator(channels, width), random)
             train_generator(
                 generator,
-                discriminator,
+                build(lambda: Discriminator(channels, width), random),
                 pairs,
                 objective,
                 context.teachers,
@@ -183,8 +237,13 @@ class GANonymization(Anonymizer):
                 seed=context.seed,
                 device=context.device,
                 report=context.report,
+                precision=self._precision(context.device),
             )
-        state = {f"generator.{name}": tensor.detach().cpu().clone() for name, tensor in generator.state_dict().items()}
+        if steps or start != "published":
+            state = {
+                f"generator.{name}": tensor.detach().cpu().contiguous().clone()
+                for name, tensor in generator.state_dict().items()
+            }
         if shape is not None:
             state["shape.mean"], state["shape.basis"] = shape.mean, shape.basis
         state["trained"] = torch.tensor([INITS.index(start), steps])
@@ -194,23 +253,30 @@ class GANonymization(Anonymizer):
         """Take the generator.
 
         Raises:
-            ModelError: the state belongs to another setting.
+            ModelError: the state belongs to another setting; or the published weights cannot be read.
         """
         weights = {
             key.removeprefix("generator."): value for key, value in state.items() if key.startswith("generator.")
         }
-        generator = self._network()
-        try:
-            generator.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ModelError(f"ganonymization: the weights do not fit the setting: {error}") from error
-        self._generator = generator.to(device).eval().requires_grad_(False)
+        start, steps = state["trained"].tolist()
+        precision = self._precision(device)
+        if weights:
+            generator = self._network()
+            try:
+                generator.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ModelError(f"ganonymization: the weights do not fit the setting: {error}") from error
+            self._generator = drawing(generator, device, precision)
+        else:
+            self._generator = published_generator(self._published(), self._shape_of_network(), device, precision)
         self._device = device
         self._shape = None
         if "shape.mean" in state:
             self._shape = ShapeSpace(state["shape.mean"].to(device), state["shape.basis"].to(device))
-        start, steps = state["trained"].tolist()
         self.trained: dict[str, Value] = {"init": INITS[start], "steps": steps}
+        self.guarantee: dict[str, Value] = dict(self.trained)
+        if INITS[start] == "published":
+            self.guarantee |= published_notes(self._published(), int(self.setting["size"]), precision)
 
     def anonymize(self, faces: FaceBatch) -> torch.Tensor:
         """Draw a face for each, (n, 3, S, S) uint8.
@@ -221,9 +287,11 @@ class GANonymization(Anonymizer):
         setting, size = self.setting, int(self.setting["size"])
         kind = str(setting["conditioning"])
         landmarks = self._landmarks(faces) if "landmarks" in kind else None
-        mask = faces.mask if "mask" in kind else None
-        if "mask" in kind and mask is None:
-            raise TrialError(f"ganonymization: conditioning = {kind!r} needs a parsing mask for each face")
+        mask = None
+        if "mask" in kind:
+            if faces.mask is None:
+                raise TrialError(f"ganonymization: conditioning = {kind!r} needs a parsing mask for each face")
+            mask = mask_of_picture(faces.mask, faces.frame, str(setting["picture"]), size)
         given = condition(landmarks, mask, size, kind)
         # Always the same batch shape, filled up with zeros: libraries choose other algorithms for other shapes, and then
         # the last bit of a face would depend on its neighbours.
@@ -232,7 +300,8 @@ class GANonymization(Anonymizer):
         for part in torch.split(given, chunk):
             full = torch.cat([part, part.new_zeros(chunk - len(part), *part.shape[1:])])
             with torch.no_grad():
-                drawn.append(_as_crops(self._generator(full), faces.frame.size)[: len(part)])
+                face = self._generator(as_input(full, self._generator))
+                drawn.append(place(face, faces.frame, str(setting["picture"]))[: len(part)])
         return torch.cat(drawn) if drawn else torch.empty_like(faces.image)
 
     def _landmarks(self, faces: FaceBatch) -> torch.Tensor:
@@ -240,7 +309,8 @@ class GANonymization(Anonymizer):
             raise TrialError(
                 "ganonymization: needs dense landmarks for each face; prepare the data with a landmark model"
             )
-        return self._changed(shares_of_picture(faces.landmarks, faces.frame.size), self._shape, faces.seed)
+        points = shares(faces.landmarks, faces.frame, str(self.setting["picture"]))
+        return self._changed(points, self._shape, faces.seed)
 
     def _changed(self, landmarks: torch.Tensor, shape: ShapeSpace | None, seed: IntArray) -> torch.Tensor:
         """Landmarks as the generator sees them: the two controls of privacy applied."""
@@ -252,9 +322,30 @@ class GANonymization(Anonymizer):
         most = 64 if self._device.type == "cuda" else 16
         return max(1, min(most, most * 128 * 128 // size**2))
 
-    def _network(self, random: torch.Generator | None = None) -> Generator:
+    def _shape_of_network(self) -> tuple[int, int, int]:
+        """Channels of the condition, width, halvings."""
         channels = condition_channels(str(self.setting["conditioning"]))
-        return build(lambda: Generator(channels, int(self.setting["width"]), int(self.setting["depth"])), random)
+        return channels, int(self.setting["width"]), int(self.setting["depth"])
+
+    def _network(self, random: torch.Generator | None = None) -> Generator:
+        return build(lambda: Generator(*self._shape_of_network()), random)
+
+    def _precision(self, device: torch.device) -> Literal["float32", "float16"]:
+        """What computes there."""
+        return "float16" if device.type == "cuda" and self.setting["precision"] == "float16" else "float32"
+
+    def _published(self) -> Found:
+        """The file that `use_weights` named.
+
+        Raises:
+            ModelError: nobody called it.
+        """
+        weights: Mapping[str, Found] = getattr(self, "weights", {})
+        if FAMILY not in weights:
+            raise ModelError(
+                "ganonymization: init = 'published' needs its weights: give use_weights() what Zoo.generator('ganonymization') found"
+            )
+        return weights[FAMILY]
 
     def _objective(self) -> Objective:
         setting: dict[str, Any] = self.setting
@@ -266,53 +357,34 @@ class GANonymization(Anonymizer):
             expression_loss=setting["expression_loss"],
         )
 
-    def _start(self, synthetic: bool, seed: int) -> tuple[Generator, str]:
-        """The generator before training, on the CPU, and which of `INITS` it is."""
+    def _start(self, synthetic: bool, seed: int, device: torch.device) -> tuple[Generator, str]:
+        """The generator before training and which of `INITS` it is."""
         init = str(self.setting["init"])
-        if init == "pretrained" and not synthetic:
-            raise ConfigError(
-                "ganonymization: init = 'pretrained': the shipped weights were trained on drawn faces and are not for photographs; "
-                "use init=scratch (or auto)"
-            )
-        if init == "scratch" or not synthetic or _misfits(self.setting):
+        if init == "published":
+            if not self.setting["steps"]:
+                # Read once, here: what is wrong with the file is told by the fit, not by every worker.
+                return published_generator(
+                    self._published(), self._shape_of_network(), device, self._precision(device)
+                ), init
+            return read_published(self._published(), self._shape_of_network()), init
+        if init == "scratch" or not synthetic or small_misfits(self.setting):
             return self._network(torch.Generator().manual_seed(seed)), "scratch"
         generator = self._network()
-        _take_over(generator, load_pretrained())
-        return generator, "pretrained"
+        take_over(generator, load_pretrained().state)
+        return generator, "small"
 
 
-def _misfits(setting: Mapping[str, Any]) -> list[str]:
-    """Why the shipped weights do not fit a network."""
-    found = [
-        f"the shipped weights have {key} = {getattr(Recipe, key)}, not {setting[key]}"
-        for key in ("width", "size", "depth")
-        if setting[key] != getattr(Recipe, key)
-    ]
-    if "landmarks" not in str(setting["conditioning"]):
-        found.append(f"the shipped weights see landmarks, conditioning = {setting['conditioning']!r} does not")
-    return found
+def _learn_shape(background: AlignedFaces, kind: str, picture: str) -> ShapeSpace | None:
+    """From the background's landmarks.
 
-
-def _take_over(generator: Generator, pretrained: PretrainedGenerator) -> None:
-    """Load the shipped weights; channels that they have not seen (the mask's) start at zero, hence without influence."""
-    state = dict(pretrained.state)
-    first = "down1.model.0.weight"
-    missing = generator.state_dict()[first].shape[1] - state[first].shape[1]
-    state[first] = F.pad(state[first], (0, 0, 0, 0, 0, missing))
-    generator.load_state_dict(state)
-
-
-def _learn_shape(background: AlignedFaces, pairs: Pairs) -> ShapeSpace | None:
-    if pairs.landmarks is None:
+    Raises:
+        ConfigError: it has none.
+    """
+    if "landmarks" not in kind:
         return None
-    return ShapeSpace.learn(pairs.landmarks.numpy(), background.table.identity, background.table.expression)
-
-
-def _as_crops(face: torch.Tensor, side: int) -> torch.Tensor:
-    """(n, 3, size, size) in [-1, 1] -> (n, 3, side, side) uint8."""
-    pixels = (face + 1.0) * 127.5
-    if face.shape[-1] != side:
-        pixels = F.interpolate(
-            pixels, size=(side, side), mode="bilinear", antialias=side < face.shape[-1], align_corners=False
+    if background.landmarks is None:
+        raise ConfigError(
+            f"ganonymization: conditioning = {kind!r} needs faces with dense landmarks; prepare them first"
         )
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+    points = shares(torch.from_numpy(np.ascontiguousarray(background.landmarks)), background.frame, picture)
+    return ShapeSpace.learn(points.numpy(), background.table.identity, background.table.expression)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,10 +14,13 @@ from raysweep.anonymizers.base import FitContext, State, Teachers
 from raysweep.anonymizers.ganonymization.anonymizer import PUBLISHED, GANonymization
 from raysweep.anonymizers.ganonymization.conditioning import condition, condition_channels, draw_landmarks, resize_mask
 from raysweep.anonymizers.ganonymization.network import Discriminator, Generator
+from raysweep.anonymizers.ganonymization.picture import FACE, cut, place, shares
 from raysweep.anonymizers.ganonymization.shape import ShapeSpace, jitter
 from raysweep.errors import ConfigError, ModelError, TrialError
+from raysweep.schema import Frame
 from raysweep.testing.anonymizer import example_batch, example_context
-from raysweep.training.generator import Objective, Pairs, generator_losses, shares_of_picture
+from raysweep.training.ganonymization import Advice, Objective, generator_losses
+from raysweep.training.pairs import Pairs, mask_of_picture
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -88,7 +92,7 @@ def test_no_points_no_light() -> None:
 
 def test_crop_pixels_become_shares() -> None:
     # The centre of the first of four pixels lies an eighth into the picture.
-    assert shares_of_picture(torch.tensor([[0.0, 3.0]]), 4).tolist() == [[0.125, 0.875]]
+    assert shares(torch.tensor([[0.0, 3.0]]), Frame(4), "crop").tolist() == [[0.125, 0.875]]
 
 
 def test_condition_channels_and_values() -> None:
@@ -111,6 +115,74 @@ def test_mask_is_resized_by_pixel_centres() -> None:
     mask = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
     assert resize_mask(mask, 2).tolist() == [[[5, 7], [13, 15]]]
     assert torch.equal(resize_mask(mask, 8)[:, ::2, ::2], mask)
+
+
+@pytest.mark.parametrize("side", [256, 512])
+def test_dots_are_those_of_a_circle_of_radius_one_with_its_centre(side: int) -> None:
+    # What MediaPipe's drawing of 478 points comes to, drawn by OpenCV as an independent witness.
+    points = np.random.default_rng(0).uniform(0.02, 0.98, (478, 2))
+    expected = np.zeros((side, side), np.uint8)
+    for x, y in np.floor(points * side).astype(int).tolist():
+        cv2.circle(expected, (x, y), 1, 224, 1)
+        expected[y, x] = 224
+    drawn = draw_landmarks(torch.from_numpy(points)[None].float(), side)[0].numpy()
+    assert np.array_equal(drawn, expected)
+
+
+# ---------------------------------------------------------------------- picture
+FRAMES = (Frame(160, 24), Frame(112, 0), Frame(80, 24))
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_face_picture_agrees_with_its_landmarks_and_its_way_back(frame: Frame) -> None:
+    """A spot in the crop stays at its landmark in the picture, and comes back to its place."""
+    spot = frame.from_template(np.array([40.0, 60.0], np.float32))
+    y, x = np.mgrid[: frame.size, : frame.size]
+    radius = 5 * frame.scale
+    crop = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * radius**2))
+    crops = np.repeat(crop.round().astype(np.uint8)[None, :, :, None], 3, axis=3)
+    picture = cut(crops, frame, "face", 256)
+    share = shares(torch.from_numpy(spot)[None, None], frame, "face")[0, 0]
+    place_in_picture = divmod(int(picture[0, 0].argmax()), 256)
+    assert abs(place_in_picture[1] + 0.5 - 256 * share[0]) < 2.5
+    assert abs(place_in_picture[0] + 0.5 - 256 * share[1]) < 2.5
+    back = place(picture.float() / 127.5 - 1, frame, "face")[0, 0].numpy()
+    assert np.abs(back.astype(int) - crops[0, :, :, 0]).max() <= 12
+
+
+def test_beyond_the_face_picture_the_result_is_black() -> None:
+    frame = Frame(160, 24)
+    white = place(torch.ones(1, 3, 256, 256), frame, "face")[0, 0]
+    x0, y0, x1, y1 = (edge + frame.margin for edge in FACE)
+    assert white[int(y0) + 2 : int(y1) - 2, int(x0) + 2 : int(x1) - 2].min() == 255
+    assert white[: int(y0) - 1].max() == 0
+    assert white[:, : int(x0) - 1].max() == 0
+    assert white[:, int(x1) + 2 :].max() == 0
+
+
+def test_masks_follow_the_picture() -> None:
+    frame = Frame(160, 24)
+    mask = torch.zeros(1, 160, 160, dtype=torch.uint8)
+    mask[:, 60:100, 50:110] = 3
+    cut_mask = mask_of_picture(mask, frame, "face", 218)  # two pixels of the picture to one of the template
+    x0, y0, _, _ = (edge + frame.margin for edge in FACE)
+    lit = cut_mask[0].nonzero()
+    for seen, wanted in ((lit[:, 1], (50 - x0, 110 - x0)), (lit[:, 0], (60 - y0, 100 - y0))):
+        assert abs(int(seen.min()) - 2 * wanted[0]) <= 2
+        assert abs(int(seen.max()) + 1 - 2 * wanted[1]) <= 2
+    assert set(cut_mask.unique().tolist()) == {0, 3}
+    assert torch.equal(mask_of_picture(mask, frame, "crop", 160), mask)
+
+
+def test_training_and_drawing_use_the_same_picture() -> None:
+    context = taught()
+    batch = example_batch(context.background, CPU, [0, 1])
+    face = loaded(context, picture="face", steps=0)
+    crop = loaded(context, picture="crop", steps=0)
+    assert not torch.equal(face.anonymize(batch), crop.anonymize(batch))
+    pairs = Pairs.of(context.background, 32, "landmarks+mask", "face")
+    assert not torch.equal(pairs.target, Pairs.of(context.background, 32, "landmarks+mask").target)
+    fit(context, picture="face", steps=2, identity=1.0, conditioning="landmarks+mask")
 
 
 # ----------------------------------------------------------------------- shape
@@ -192,7 +264,6 @@ def test_the_published_setting_is_the_published_network() -> None:
 def gradients(objective: Objective, seed: int = 0) -> torch.Tensor:
     """The generator's gradient for one batch, all weights in one vector."""
     from raysweep.anonymizers.ganonymization.network import build
-    from raysweep.training.generator import _Advice
 
     context = taught()
     pairs = Pairs.of(context.background, 32, "landmarks")
@@ -202,7 +273,7 @@ def gradients(objective: Objective, seed: int = 0) -> torch.Tensor:
     given = pairs.condition(rows, CPU)
     face = generator(given)
     verdict = discriminator(face, given) if objective.adversarial > 0 else None
-    advice = _Advice(pairs, rows, TAUGHT, objective, CPU).losses(face, rows, objective)
+    advice = Advice(pairs, rows, TAUGHT, objective, CPU).losses(face, rows, objective)
     total, _ = generator_losses(face, pairs.targets(rows, CPU), verdict, advice, objective)
     return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, list(generator.parameters()))])
 
@@ -331,16 +402,16 @@ def test_what_does_not_go_together_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="depth = 6 is too deep for size = 32"):
         GANonymization(size=32, depth=6)
     with pytest.raises(ConfigError, match="width = 16, not 32"):
-        GANonymization(init="pretrained", width=32)
-    with pytest.raises(ConfigError, match="see landmarks"):
-        GANonymization(init="pretrained", conditioning="mask")
+        GANonymization(init="small", width=32)
+    with pytest.raises(ConfigError, match="sees landmarks"):
+        GANonymization(init="small", conditioning="mask")
 
 
-def test_pretrained_is_refused_for_photographs_and_auto_starts_from_scratch() -> None:
+def test_the_small_generator_is_refused_for_photographs_and_auto_starts_from_scratch() -> None:
     context = taught()
     photographs = dataclasses.replace(context, background=dataclasses.replace(context.background, synthetic=False))
     with pytest.raises(ConfigError, match="not for photographs"):
-        GANonymization(init="pretrained", steps=0).fit(photographs)
+        GANonymization(init="small", steps=0).fit(photographs)
     anonymizer = GANonymization(init="auto", steps=0)
     anonymizer.load(anonymizer.fit(photographs), CPU)
     assert anonymizer.trained == {"init": "scratch", "steps": 0}

@@ -55,13 +55,13 @@ def test_it_draws_faces_of_people_it_has_never_seen(faces: AlignedFaces) -> None
     )
     error = {
         init: (loaded(faces, init=init, steps=0).anonymize(batch).float() - clear).abs().mean().item()
-        for init in ("pretrained", "scratch")
+        for init in ("small", "scratch")
     }
-    assert error["pretrained"] < 0.45 * error["scratch"]
+    assert error["small"] < 0.45 * error["scratch"]
 
 
 def test_auto_takes_it_for_drawn_faces_only_where_it_fits(faces: AlignedFaces) -> None:
-    assert loaded(faces, steps=0).trained == {"init": "pretrained", "steps": 0}
+    assert loaded(faces, steps=0).trained == {"init": "small", "steps": 0}
     assert loaded(faces, steps=0, width=8).trained == {"init": "scratch", "steps": 0}
     assert loaded(faces, steps=0, conditioning="mask").trained == {"init": "scratch", "steps": 0}
 

@@ -65,7 +65,7 @@ def measure() -> Callable[..., tuple[float, float]]:
 
 def test_an_untrained_network_shows_no_expression_and_the_shipped_one_does(measure: Any) -> None:
     assert measure(steps=0, init="scratch")[1] < 0.3
-    assert measure(steps=0, init="pretrained")[1] > 0.5
+    assert measure(steps=0, init="small")[1] > 0.5
 
 
 @pytest.mark.slow
