@@ -6,7 +6,8 @@ insightface. An unknown identity or expression is -1 in an array and null in a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -144,6 +145,7 @@ class FaceTable:
         role: (N,) of `ROLES`.
         side: (N,) of `Side`.
         identity_names: names of the identities.
+        attributes: per group attribute (N,) words, empty where not known; see `data.attributes`.
     """
 
     face_id: StringArray
@@ -152,6 +154,7 @@ class FaceTable:
     role: StringArray
     side: StringArray
     identity_names: tuple[str, ...]
+    attributes: Mapping[str, StringArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.face_id)
@@ -178,6 +181,7 @@ class FaceTable:
             expression=self.expression[rows],
             role=self.role[rows],
             side=self.side[rows],
+            attributes={name: words[rows] for name, words in self.attributes.items()},
         )
 
 

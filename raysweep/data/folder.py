@@ -9,7 +9,8 @@
 | `Abdul_Rahman_0001.jpg` (LFW) | name without the number | - |
 
 One more level of `train`, `test`, `validation`... on top is passed through and kept as attribute `split`. A file
-`labels.csv` in the root (columns `file`, and `identity` or `expression` or both) overrides what the names say.
+`labels.csv` in the root (columns `file`, and `identity` or `expression` or both) overrides what the names say; what further columns say
+(`gender`, `age`, ...) is kept as attributes.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _labels(root: Path, images: tuple[str, ...], has_labels: bool) -> tuple[dict
             merged[name] = _Label(
                 new.identity if "identity" in columns else old.identity,
                 new.expression if "expression" in columns else old.expression,
-                facts if "expression" in columns else old.facts,
+                (*new.facts, *(facts if "expression" in columns else old.facts)),
             )
     missing = len(images) - len(given)
     if missing:
@@ -216,6 +217,7 @@ def _labels_from_csv(path: Path, images: tuple[str, ...]) -> tuple[dict[str, _La
                 f"{path}: columns {', '.join(columns) or 'none'}; needed: file, and identity or expression or both"
             )
         known = set(images)
+        further = [column for column in columns if column and column not in ("file", "identity", "expression")]
         labels: dict[str, _Label] = {}
         problems: list[str] = []
         for row in reader:
@@ -232,7 +234,8 @@ def _labels_from_csv(path: Path, images: tuple[str, ...]) -> tuple[dict[str, _La
                 hint = nearest(word, list(EXPRESSION_WORDS))
                 problems.append(f"{where}: expression {word!r}{hint}; allowed: {', '.join(EXPRESSIONS)}, or empty")
             else:
-                labels[name] = _Label(identity, expression)
+                cells = ((column, (row.get(column) or "").strip()) for column in further)
+                labels[name] = _Label(identity, expression, tuple((column, cell) for column, cell in cells if cell))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not a CSV file ({error})") from error
     if problems:

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from raysweep.data.attributes import attribute_columns
 from raysweep.errors import ConfigError, DataError, nearest
 from raysweep.schema import EXPRESSIONS, ROLES, FaceTable, Role, Side
 
@@ -143,6 +144,7 @@ def face_table(
     shares: Mapping[str, float] | None = None,
     need_privacy: bool = True,
     repeats: Mapping[str, str] | None = None,
+    attributes: Sequence[str | None] | None = None,
 ) -> FaceTable:
     """Labels of all rows with their roles and sides, in the order given.
 
@@ -154,9 +156,10 @@ def face_table(
         need_privacy: False when only expression and realism are measured. Without two usable identities every row is
             then E/probe.
         repeats: face_id -> face_id of an earlier row with the same bytes (`ShardSet.repeats`); counted as one photograph.
+        attributes: N JSON objects of further facts, None where there are none; groups of people are taken from them.
 
     Raises:
-        DataError: no rows, labels of another length, a face_id twice, an unknown expression; and, when privacy is needed,
+        DataError: no rows, labels of another length, a face_id twice, an unknown expression, facts that are no JSON object; and, when privacy is needed,
             fewer than two identities that can be evaluated.
     """
     _check_rows(face_id, identity, expression)
@@ -182,6 +185,7 @@ def face_table(
         role=np.array(role, dtype=np.str_),
         side=np.array(side, dtype=np.str_),
         identity_names=names,
+        attributes={} if attributes is None else attribute_columns(attributes, identity),
     )
 
 

@@ -27,6 +27,11 @@ __all__ = ["DRAWING_VERSION", "LANDMARKS", "MARGIN", "DrawnFaces", "SyntheticFac
 DRAWING_VERSION = 2
 """Changes whenever the same parameters would give other pixels; part of every digest, and of the header of weights trained on these faces."""
 
+FACTS_VERSION = 2
+"""Changes whenever the facts beside the pixels change; part of every digest."""
+SKIN_TONES = (0.26, 0.5)
+"""Darkness (1 - mean of RGB) that divides the palette of skins into light, medium and dark; a third of the people each."""
+
 _CHUNK = 128
 
 
@@ -40,7 +45,7 @@ class DrawnFaces:
         landmarks: (n, 68, 2) float32, iBUG order, image pixels.
         mask: (n, S, S) uint8 labels of `PARTS`; left and right as seen in the image.
         expression: (n,) int64 index into `EXPRESSIONS`.
-        attributes: per face: intensity, pose in degrees, light, background number, blur and noise.
+        attributes: per face: skin tone of the person, intensity, pose in degrees, light, background number, blur and noise.
     """
 
     image: ByteArray
@@ -97,7 +102,7 @@ class SyntheticFaces:
 
     def digest(self) -> str:
         """Hash of the parameters and of the drawing version, 16 hexadecimal digits."""
-        content = json.dumps({"drawing": DRAWING_VERSION, **asdict(self)}, sort_keys=True)
+        content = json.dumps({"drawing": DRAWING_VERSION, "facts": FACTS_VERSION, **asdict(self)}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -171,6 +176,8 @@ def _attributes(factors: Factors) -> list[dict[str, Any]]:
     columns |= {name: np.round(here[name], 4).tolist() for name in names}
     columns["background"] = here["background"].tolist()
     columns["glasses"] = (factors.who["glasses"] & here["glasses_on"]).tolist()
+    # Thirds of the palette: the one group that drawn people belong to.
+    columns["skin_tone"] = np.array(["light", "medium", "dark"])[np.digitize(factors.who["dark"], SKIN_TONES)].tolist()
     columns["synthetic"] = [True] * len(factors.expression)
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

@@ -211,6 +211,7 @@ class ReferenceStore:
                 shares=shares,
                 need_privacy=need_privacy,
                 repeats=manifest["repeats"],
+                attributes=labels.attributes,
             ),
             frame=frame,
             crop=self._array("crop", count),
