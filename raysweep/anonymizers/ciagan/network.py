@@ -172,7 +172,10 @@ class Generator(nn.Module):
             raise ValueError(f"side {side}: there are generators for {' and '.join(map(str, SIDES))} pixels")
         if width % 2 and side == 128:
             raise ValueError(f"width {width}: must be even for 128 pixels, the last block halves it")
-        self.classes, self.side, self.width, self.residuals = classes, side, width, residuals
+        self.classes: int = classes
+        self.side: int = side
+        self.width: int = width
+        self.residuals: int = residuals
         self.levels = 5 if side == 128 else 4
         # Published order: conv0 and deconv0 exist for 128 pixels only.
         first = 5 - self.levels
@@ -301,10 +304,12 @@ class Siamese(nn.Module):
     Args:
         dim: length of the point; 1200 published.
         width: channels of the stem; 64 published.
+        pool: pixels averaged to one before anything else; 1 published.
     """
 
-    def __init__(self, dim: int = CLASSES, width: int = 64) -> None:
+    def __init__(self, dim: int = CLASSES, width: int = 64, pool: int = 1) -> None:
         super().__init__()
+        self.pool = pool
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         before = width
         for level in range(4):
@@ -317,7 +322,7 @@ class Siamese(nn.Module):
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         """(n, 3, H, W) in [0, 1] -> (n, dim)."""
-        out: torch.Tensor = self.point(self.trunk(picture))
+        out: torch.Tensor = self.point(self.trunk(F.avg_pool2d(picture, self.pool) if self.pool > 1 else picture))
         return out
 
 
