@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["FDF128", "FDF256", "Architecture", "Conv", "Dense", "Generator", "build"]
+__all__ = ["FDF128", "FDF256", "Architecture", "Block", "Conv", "Dense", "Generator", "build"]
 
 Network = TypeVar("Network", bound=nn.Module)
 Resample = Literal["down", "up"] | None
@@ -204,7 +204,7 @@ class Conv(nn.Module):
         return (self.resample_filter * gain).to(x.dtype).expand(x.shape[1], 1, -1, -1)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Residual block: a linear 1 x 1 skip plus two 3 x 3 convolutions; the first takes the halving, the second the doubling.
 
     Args:
@@ -271,10 +271,10 @@ class Generator(nn.Module):
         self.style_net = _Style(latent)
         self.from_rgb = Conv(4, wide[0], 1, clamp=None)
         self.encoder = nn.ModuleList(
-            _Block(wide[level], wide[level + 1], down, down=level > 0) for level in range(levels)
+            Block(wide[level], wide[level + 1], down, down=level > 0) for level in range(levels)
         )
         self.decoder = nn.ModuleList(
-            _Block(wide[level + 1], wide[level], up, up=level > 0, style=latent, norm=True)
+            Block(wide[level + 1], wide[level], up, up=level > 0, style=latent, norm=True)
             for level in reversed(range(levels))
         )
         for number in range(1, levels):
