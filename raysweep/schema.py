@@ -234,6 +234,7 @@ class FaceBatch:
         face_id: n strings.
         seed: (n,) int64, one per face, derived from (trial seed, face_id): randomness that does not depend on batching.
         frame: the crop's geometry.
+        identity: (n,) int64 person, -1 unknown, or None: for methods that give each person a pseudonym of its own.
     """
 
     image: torch.Tensor
@@ -243,6 +244,7 @@ class FaceBatch:
     face_id: tuple[str, ...]
     seed: IntArray
     frame: Frame
+    identity: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.face_id)

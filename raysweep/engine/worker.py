@@ -241,6 +241,7 @@ class TrialWorker:
             face_id=face_id,
             seed=face_seeds(seed, face_id),
             frame=faces.frame,
+            identity=faces.table.identity,
         )
 
     def _measure_batch(

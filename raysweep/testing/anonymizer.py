@@ -87,6 +87,7 @@ def example_batch(faces: AlignedFaces, device: torch.device, rows: list[int] | N
         face_id=tuple(str(face) for face in chosen.table.face_id),
         seed=pick.astype(np.int64) + 1000,
         frame=chosen.frame,
+        identity=chosen.table.identity,
     )
 
 
