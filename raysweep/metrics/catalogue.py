@@ -65,6 +65,12 @@ def _all() -> tuple[MetricInfo, ...]:
         ),
         info("leak/linkability", "D_sys: how surely two anonymized photographs can be linked to one person", False),
         info("leak/linkability_naive", "D_sys: how surely an anonymized photograph can be linked to a clear one", False),
+        info("leak/rank_bits", "bits of identity that the rank of the true person gives away, at most log2 of the people", False, 0.0, 64.0, "bits"),
+        info("leak/attribute/<name>", "how well a group (gender, age band...) can be told from the release, relative to clear faces", False),
+        info("slice/<attribute>/<group>/privacy", "privacy of the people of one group, against the same attacker", True),
+        info("slice/<attribute>/<group>/privacy_gap", "the attacker's advantage over this group minus that over all people", False, -1.0),
+        info("slice/<attribute>/<group>/clear_rank1", "rank-1 of the same attacker on clear faces of this group", False),
+        info("slice/<attribute>/<group>/utility", "utility on the faces of this group", True),
         info("selection/privacy", "privacy on the people of role S: choose the front by it, report `privacy`", True),
         info("selection/utility", "utility on the faces of role S", True),
         info("utility/recall", "share of faces that keep their class, mean over classes", True),
@@ -85,25 +91,35 @@ def _all() -> tuple[MetricInfo, ...]:
         info("realism/ssim", "structural similarity to the clear crop", True, -1.0),
         info("realism/lpips", "perceptual distance to the clear crop", False, 0.0, 2.0),
         info("legacy/privacy", "clip(1 - max(top-1, adaptive, AUC)): comparison with older numbers only", True),
+        info("legacy/hifd_privacy", "half of 1 - cosine to the clear face, about 0.5 for strangers: comparison with older numbers only", True),
         info("legacy/consistency", "clip(1 - mean KL): comparison with older numbers only", True),
     )  # fmt: skip
 
 
 METRICS: tuple[MetricInfo, ...] = _all()
-"""All metrics of a judgement, objectives first; `utility/<model>` and `utility/<model>/<metric>` repeat some per expression model."""
+"""All metrics of a judgement, objectives first. `<...>` stands for a name; `utility/<model>` and `utility/<model>/<metric>` repeat some per
+expression model."""
 
 _BY_NAME = {item.name: item for item in METRICS}
 
 
 def describe(name: str) -> MetricInfo | None:
-    """The entry of a metric, also of a per-model one (`utility/vit/match`); None for an unknown name.
+    """The entry of a metric, also of one with a name in it; None for an unknown name.
 
     >>> describe("utility/vit/match").meaning
     'share of faces that keep their class'
+    >>> describe("slice/gender/f/privacy").name
+    'slice/<attribute>/<group>/privacy'
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
-    parts = name.split("/")
-    if parts[0] != "utility" or len(parts) not in (2, 3):
-        return None
-    return _BY_NAME.get("utility" if len(parts) == 2 else f"utility/{parts[2]}")
+    match name.split("/"):
+        case ["utility", _]:
+            return _BY_NAME["utility"]
+        case ["utility", _, metric]:
+            return _BY_NAME.get(f"utility/{metric}")
+        case ["leak", "attribute", _]:
+            return _BY_NAME["leak/attribute/<name>"]
+        case ["slice", _, _, metric]:
+            return _BY_NAME.get(f"slice/<attribute>/<group>/{metric}")
+    return None

@@ -207,6 +207,30 @@ class ExpressionSums:
         """(K,) classes with at least `support` images: by the model's answer on clear (block 0) or by label (block 1)."""
         return np.asarray(self._block(self.sums.sums.sum(axis=0), block).sum(axis=-1) >= support)
 
+    def utility_of(
+        self, member: npt.NDArray[np.bool_], plan: Resampling, support: int = MIN_SUPPORT, people: int | None = None
+    ) -> Estimate:
+        """`utility` of a part of the clusters, out of the same draws of all.
+
+        Args:
+            member: (C,) which of `sums.keys`.
+            plan: of the draws.
+            support: fewest images of a class that counts, within the part.
+            people: how many identities these are; the number of clusters when None.
+        """
+        n, n_ids = int(self.sums.count[member].sum()), int(member.sum()) if people is None else people
+        total = self._block(self.sums.sums[member].sum(axis=0), 0)
+        chosen = total.sum(axis=-1) >= support
+        if chosen.sum() < 2:
+            reason = f"fewer than two expression classes with at least {support} images"
+            return Estimate(math.nan, reason=reason, n=n, n_ids=n_ids)
+        samples = utility(self._block(self.sums.resampled(plan, member), 0), chosen)
+        found = Estimate(float(utility(total, chosen)), samples, n, n_ids)
+        if found.value < 1:
+            return found
+        chance = 1 / int(chosen.sum())
+        return _all_or_none(found, 1.0, lambda share: max(0.0, (share - chance) / (1 - chance)))
+
     def compute(self, plan: Resampling, support: int = MIN_SUPPORT) -> dict[str, Estimate]:
         """Everything this model says.
 

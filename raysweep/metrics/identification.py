@@ -1,6 +1,6 @@
 """Closed-set identification: who of C people is it? Ties are shared fairly, people count equally.
 
-Sources: ISO/IEC 19795-1; NIST FRTE 1:N. Higher means less private.
+Sources: ISO/IEC 19795-1; NIST FRTE 1:N; similarity rank disclosure, arXiv 2605.07291 (rank bits). Higher means less private.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from raysweep.errors import ConfigError
 from raysweep.metrics.uncertainty import ClusterSums, Estimate, Resampling
 from raysweep.schema import IntArray
 
-__all__ = ["IdentificationSums", "cmc", "rank1_at_gallery", "rank_k", "ranks"]
+__all__ = ["IdentificationSums", "advantage", "cmc", "rank1_at_gallery", "rank_bits", "rank_k", "ranks"]
 
 Array = npt.NDArray[np.float64]
+
+TINY = 1e-12
+"""What the arithmetic leaves of an exact 0."""
 
 
 def ranks(scores: npt.NDArray[np.floating], genuine: IntArray) -> tuple[IntArray, IntArray]:
@@ -71,6 +74,54 @@ def rank1_at_gallery(above: IntArray, ties: IntArray, classes: int, gallery: int
     return np.asarray((table[above + ties + 1] - table[above]) / (ties + 1))
 
 
+def rank_bits(histogram: Array, probes: int) -> float:
+    """How many bits the rank of the true person gives away: KL(ranks || uniform over 1 to C), its bias removed, in [0, log2 C].
+
+    Args:
+        histogram: (C,) how often the true person had each rank; ties spread evenly over the ranks that they cover.
+        probes: how many; a plug-in estimate is too high by (C - 1) / (2 n ln 2), which is taken off.
+
+    Returns:
+        0 for ranks at random, log2 C when always first; NaN without probes.
+
+    >>> rank_bits(np.array([64.0, 0, 0, 0, 0, 0, 0, 0]), 10**9).__round__(4)
+    3.0
+    """
+    total = histogram.sum()
+    if not total > 0 or probes < 1:
+        return math.nan
+    share = histogram / total
+    seen = share[share > TINY]
+    bits = math.log2(len(share)) + float((seen * np.log2(seen)).sum())
+    return float(np.clip(bits - (len(share) - 1) / (2 * probes * math.log(2)), 0.0, math.log2(len(share))))
+
+
+def advantage(attacked: Estimate, clear: Estimate, chance: float) -> Estimate:
+    """clip((m - chance) / (m_clear - chance), 0, 1), both resampled together.
+
+    Args:
+        attacked, clear: rank-1 of one attacker on anonymized and on clear faces, of the same people.
+        chance: 1 / gallery.
+    """
+    if math.isnan(attacked.value) or math.isnan(clear.value):
+        return Estimate(math.nan, reason=attacked.reason or clear.reason)
+    if clear.value <= chance:
+        return Estimate(math.nan, reason="not above chance on clear faces")
+
+    def scaled(value: Array | float, best: Array | float) -> Array:
+        gain = np.where(np.abs(value - chance) < TINY, 0.0, value - chance)
+        return np.clip(gain / np.maximum(best - chance, TINY), 0.0, 1.0)
+
+    return Estimate(
+        float(scaled(attacked.value, clear.value)),
+        scaled(attacked.samples, clear.samples),
+        attacked.n,
+        attacked.n_ids,
+        all_or_none=attacked.all_or_none,
+        transform=lambda share: float(scaled(share, clear.value)),
+    )
+
+
 @dataclass(frozen=True)
 class IdentificationSums:
     """Partial sums of a set of probes; `update` and `merge` in any order.
@@ -113,9 +164,26 @@ class IdentificationSums:
             )
         return IdentificationSums(self.classes, self.gallery, self.sums.merge(other.sums))
 
-    def standard(self, plan: Resampling) -> Estimate:
-        """Rank-1 at gallery size q, mean over people."""
-        return self.sums.macro_mean(0, plan)
+    def compute(self, plan: Resampling) -> dict[str, Estimate]:
+        """`rank1` at gallery size q and `rank1_full` (mean over people), `rank1_micro` (mean over probes), `rank5`, and `bits`."""
+        return {
+            "rank1": self.standard(plan),
+            "rank1_full": self.rank(1, plan),
+            "rank1_micro": self.rank_micro(1, plan),
+            "rank5": self.rank(5, plan),
+            "bits": self.bits(),
+        }
+
+    def standard(self, plan: Resampling, member: npt.NDArray[np.bool_] | None = None) -> Estimate:
+        """Rank-1 at gallery size q, mean over people; with `member` over those of `sums.keys`, in the gallery of all."""
+        return self.sums.macro_mean(0, plan, member=member)
+
+    def bits(self) -> Estimate:
+        """`rank_bits` in the full gallery; without interval, since the bias grows under resampling."""
+        n, n_ids = self.sums.n, len(self.sums.keys)
+        reached = self.sums.sums[:, 1:].sum(axis=0)
+        value = rank_bits(np.diff(np.concatenate([[0.0], reached])), n)
+        return Estimate(value, n=n, n_ids=n_ids, reason="no interval: biased under resampling" if n else "no images")
 
     def rank(self, k: int, plan: Resampling) -> Estimate:
         """Rank-k in the full gallery, mean over people; undefined when k exceeds the gallery."""

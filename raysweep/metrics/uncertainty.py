@@ -230,11 +230,17 @@ class ClusterSums:
         """Images."""
         return int(self.count.sum())
 
-    def resampled(self, plan: Resampling) -> Array:
-        """(B, F): total sums of each bootstrap draw; (0, F) without draws or clusters."""
+    def resampled(self, plan: Resampling, member: npt.NDArray[np.bool_] | None = None) -> Array:
+        """(B, F): total sums of each bootstrap draw; (0, F) without draws or clusters.
+
+        With `member` (C,) only those clusters are added up, out of the same draws of all, so that a part and the whole are compared draw by draw.
+        """
         if plan.draws == 0 or len(self.keys) == 0:
             return np.empty((0, self.sums.shape[1]))
-        return resample(len(self.keys), plan.draws, plan.seed).astype(np.float64) @ self.sums
+        weight = resample(len(self.keys), plan.draws, plan.seed)
+        if member is None:
+            return weight.astype(np.float64) @ self.sums
+        return weight[:, member].astype(np.float64) @ self.sums[member]
 
     def estimate(self, statistic: Statistic, plan: Resampling, reason: str = "") -> Estimate:
         """A statistic of the total sums, and of each draw's."""
@@ -243,20 +249,28 @@ class ClusterSums:
         value = float(statistic(self.sums.sum(axis=0)))
         return Estimate(value, np.asarray(statistic(self.resampled(plan))), self.n, len(self.keys), reason)
 
-    def macro_mean(self, column: int, plan: Resampling, reason: str = "") -> Estimate:
-        """Mean over clusters of the cluster's own mean."""
-        if len(self.keys) == 0:
+    def macro_mean(
+        self, column: int, plan: Resampling, reason: str = "", member: npt.NDArray[np.bool_] | None = None
+    ) -> Estimate:
+        """Mean over clusters of the cluster's own mean; with `member` (C,) over those clusters, as in `resampled`."""
+        used = np.ones(len(self.keys), dtype=bool) if member is None else member
+        if not used.any():
             return Estimate(math.nan, reason=reason or "no images")
-        means = self.sums[:, column] / self.count
-        samples = (
-            resample(len(means), plan.draws, plan.seed).astype(np.float64) @ means / len(means)
-            if plan.draws
-            else np.empty(0)
-        )
+        means = self.sums[used, column] / self.count[used]
+        samples = np.empty(0)
+        if plan.draws:
+            weight = resample(len(self.keys), plan.draws, plan.seed)[:, used].astype(np.float64)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                samples = weight @ means / weight.sum(axis=1)
         first = float(means[0])
         constant = first in (0.0, 1.0) and bool(np.all(means == first))
         return Estimate(
-            float(means.mean()), samples, self.n, len(means), reason, all_or_none=first if constant else None
+            float(means.mean()),
+            samples,
+            int(self.count[used].sum()),
+            len(means),
+            reason,
+            all_or_none=first if constant else None,
         )
 
     def mean(self, column: int, plan: Resampling, reason: str = "", share: bool = False) -> Estimate:

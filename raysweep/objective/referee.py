@@ -19,9 +19,11 @@ from raysweep.errors import DataError
 from raysweep.metrics.uncertainty import Estimate, clusters, mean_of
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.ground import Ground
+from raysweep.objective.leaks import Leaks
 from raysweep.objective.privacy import Privacy
 from raysweep.objective.protocol import Judgement, Protocol
 from raysweep.objective.realism import realism
+from raysweep.objective.slices import group_members, slices
 from raysweep.objective.utility import Utility
 from raysweep.objective.verification import Verification
 from raysweep.schema import FaceTable, Measurements
@@ -48,7 +50,9 @@ class Referee:
         self.ground = Ground(table, clear.embeddings, self.protocol)
         self.privacy = Privacy(self.ground)
         self.verification = Verification(self.ground)
+        self.leaks = Leaks(self.ground)
         self.utility = Utility(self.ground, clear.probabilities)
+        self._members = group_members(self.ground)
 
     # What is fixed
 
@@ -103,9 +107,15 @@ class Referee:
         faces = {name: Embeddings.of(anonymized.embeddings[name], name) for name in self.ground.clear}
         attacked = self.privacy.judge(faces)
         metrics, rows, evidence = attacked.metrics, attacked.rows, attacked.evidence
-        for part in (self.verification.judge(faces), self.utility.judge(anonymized)):
+        on_e = self.utility.counted("E", anonymized)
+        for part in (
+            self.verification.judge(faces),
+            self.leaks.judge(faces, attacked),
+            self.utility.judge(anonymized, on_e),
+        ):
             metrics |= part.metrics
             evidence |= part.evidence
+        metrics |= slices(self.ground, self._members, attacked.worst, on_e)
         metrics |= realism(self.ground, anonymized)
         metrics["legacy/privacy"] = self._legacy_privacy(metrics, rows)
         return Judgement(metrics, rows, evidence)

@@ -41,8 +41,17 @@ class Utility:
             self.ground.table.expression[rows],
         )
 
-    def judge(self, anonymized: Measurements) -> Part:
-        """Utility and the scores beside it, the mean over models and per model."""
+    def counted(self, role: str, anonymized: Measurements) -> dict[str, ExpressionSums]:
+        """Counts of each model on one role."""
+        return {model: self.sums(role, clear, anonymized.probabilities[model]) for model, clear in self.clear.items()}
+
+    def judge(self, anonymized: Measurements, on_e: Mapping[str, ExpressionSums]) -> Part:
+        """Utility and the scores beside it, the mean over models and per model.
+
+        Args:
+            anonymized: measurements of the anonymized faces.
+            on_e: `counted("E", anonymized)`.
+        """
         metrics: dict[str, MetricValue] = {}
         names = ("utility", "recall", "match", "kappa", "kl_exp", "js", "tv", "legacy")
         labelled = ("accuracy", "accuracy_clear", "uar", "uar_clear", "f1", "f1_clear", "retention")
@@ -58,10 +67,7 @@ class Utility:
                 | {name: MetricValue.undefined(reason) for name in ("utility/js_corrected", "selection/utility")}
             )
         per_model = {
-            name: self.sums("E", clear, anonymized.probabilities[name]).compute(
-                self.ground.plan, self.ground.protocol.minimum_support
-            )
-            for name, clear in self.clear.items()
+            name: sums.compute(self.ground.plan, self.ground.protocol.minimum_support) for name, sums in on_e.items()
         }
         means = {
             name: mean_of({model: found[name] for model, found in per_model.items()}) for name in (*names, *labelled)
@@ -74,10 +80,8 @@ class Utility:
                 )
         metrics["utility/js_corrected"] = self._null_corrected(anonymized)
         on_s = {
-            name: self.sums("S", clear, anonymized.probabilities[name]).compute(
-                self.ground.plan, self.ground.protocol.minimum_support
-            )["utility"]
-            for name, clear in self.clear.items()
+            name: sums.compute(self.ground.plan, self.ground.protocol.minimum_support)["utility"]
+            for name, sums in self.counted("S", anonymized).items()
         }
         metrics["selection/utility"] = mean_of(on_s).metric(self.ground.plan)
         evidence: dict[str, npt.NDArray[Any]] = {"draws/utility": means["utility"].samples.astype(np.float32)}
