@@ -298,7 +298,7 @@ class CiaganExamples:
             self.members[who][int(part * len(self.members[who]))]
             for who, part in zip(person.flatten().tolist(), share, strict=True)
         ]
-        return torch.stack(rows).view(person.shape)
+        return torch.tensor([int(row) for row in rows], dtype=torch.int64).view(person.shape)
 
     def _pictures(self, rows: torch.Tensor, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Lines, photo and mask of some rows, all cut alike."""
@@ -373,9 +373,9 @@ class CiaganTrainer:
         self.objective.check(self.teachers)
         self.update = update or Update()
         self.learning_rate, self.steps, self.done = learning_rate, steps, 0
-        self.generator, self.critic, self.siamese = (
-            network.to(self.update.device).train() for network in (generator, critic, siamese)
-        )
+        self.generator = generator.to(self.update.device).train()
+        self.critic = critic.to(self.update.device).train()
+        self.siamese = siamese.to(self.update.device).train()
         self._parameters = {name: list(network.parameters()) for name, network in self.modules().items()}
         self._optimizers = {
             name: torch.optim.Adam(group, lr=learning_rate, betas=BETAS) for name, group in self._parameters.items()
@@ -454,15 +454,14 @@ class CiaganTrainer:
                     self.siamese(face), wanted, torch.ones(len(face), dtype=torch.bool, device=device)
                 )
             if objective.reconstruction > 0:
-                own = batch["own"].to(device).nonzero()[:, 0]
-                if len(own):
-                    terms["reconstruction"] = _inside(drawn[own], scene.photo[own], scene.mask[own])
+                own = batch["own"].to(device)[:, None, None, None]
+                terms["reconstruction"] = _inside(drawn, scene.photo, scene.mask * own)
             if objective.uses_expression:
                 terms["expression"] = self._expression(drawn, scene, batch["crop"])
             weights = asdict(objective)
-            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum() if terms else None
-        if total is not None:
-            self._step("generator", total)
+            # A sum that is there without any term: several processes must make the same steps.
+            total = 0.0 * drawn.sum() + sum(weights[name] * term for name, term in terms.items())
+        self._step("generator", total)
         return {name: term.detach() for name, term in terms.items()}
 
     def _expression(self, drawn: torch.Tensor, scene: Scene, crop: torch.Tensor) -> torch.Tensor:
@@ -499,7 +498,7 @@ class CiaganTrainer:
 
 
 def _inside(drawn: torch.Tensor, photo: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """L1 over the pixels of the masks."""
+    """L1 over the pixels of the masks; 0 where there are none."""
     area = mask.mean().clamp_min(1e-6)
     return reconstruction_loss(drawn * mask, photo * mask) / area
 
