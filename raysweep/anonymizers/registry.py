@@ -28,6 +28,8 @@ GROUP = "raysweep.anonymizers"
 BUILT_IN: dict[str, str] = {
     "blackout": "raysweep.anonymizers.blackout:Blackout",
     "blur": "raysweep.anonymizers.blur:GaussianBlur",
+    "ciagan": "raysweep.anonymizers.ciagan.anonymizer:CIAGAN",
+    "deepprivacy2": "raysweep.anonymizers.deepprivacy2.anonymizer:DeepPrivacy2",
     "ganonymization": "raysweep.anonymizers.ganonymization.anonymizer:GANonymization",
     "identity": "raysweep.anonymizers.identity:Identity",
     "k-same": "raysweep.anonymizers.ksame:KSame",
