@@ -2,23 +2,31 @@
 
 A line is `<length> <crc32> <json>\\n`: length in bytes and crc32 (8 hex digits) of the JSON text. A torn last line, as a
 kill in the middle of an append leaves it, is cut off on opening; damage anywhere else is refused.
+
+Each process that appends first writes a line with the format and the number of its lease (`raysweep.engine.lease`), and every record
+carries that number. A record with a lower number than one before it comes from a process that had lost its lease: it does not count.
+Ledgers of format 1 have neither; they are read, and continued in format 2.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
+from raysweep.engine.faults import fault_point
+from raysweep.engine.lease import Lease
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
 
-__all__ = ["Ledger", "read_ledger"]
+__all__ = ["FORMAT", "Ledger", "read_ledger"]
+
+FORMAT = 2
+_FORMAT_KEY, _LEASE_KEY = "ledger_format", "lease"
 
 
 def _encode(content: dict[str, Any]) -> bytes:
@@ -29,19 +37,18 @@ def _encode(content: dict[str, Any]) -> bytes:
 def _decode(line: bytes) -> dict[str, Any] | None:
     """The content of one line (without its newline), or None when it is damaged."""
     parts = line.split(b" ", 2)
-    if len(parts) != 3 or not parts[0].isdigit() or int(parts[0]) != len(parts[2]):
-        return None
-    if parts[1] != b"%08x" % zlib.crc32(parts[2]):
+    # The very digits that `_encode` writes: int() would also take a sign, blanks or another number of zeros.
+    if len(parts) != 3 or parts[0] != b"%d" % len(parts[2]) or parts[1] != b"%08x" % zlib.crc32(parts[2]):
         return None
     content = json.loads(parts[2])
     return content if isinstance(content, dict) else None
 
 
 def _scan(data: bytes, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each intact record with the offset behind it; stops before a torn tail.
+    """Each intact line with the offset behind it; stops before a torn tail.
 
     Raises:
-        StoreError: a record that is not the last one is damaged.
+        StoreError: a line that is not the last one is damaged.
     """
     start = number = 0
     while start < len(data):
@@ -58,66 +65,186 @@ def _scan(data: bytes, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         yield content, start
 
 
+class _Reading:
+    """What counts of the lines of a ledger, in their order.
+
+    Attributes:
+        records: the first of each key, without those of processes that had lost their lease.
+        lease: the highest number seen.
+        passed_over: how many lines did not count.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.records: dict[str, TrialRecord] = {}
+        self.lease = 0
+        self.passed_over = 0
+        self._path = path
+
+    def take(self, content: dict[str, Any]) -> None:
+        """One line.
+
+        Raises:
+            StoreError: a later raysweep wrote it, or it is no record of a trial.
+        """
+        found = content.get(_FORMAT_KEY, FORMAT)
+        if not isinstance(found, int) or found > FORMAT:
+            raise StoreError(
+                f"{self._path}: written in format {found} by a later raysweep, this one reads up to {FORMAT}. "
+                "Update raysweep, or start a new run with --fresh"
+            )
+        lease = int(content.pop(_LEASE_KEY, 0))
+        if lease < self.lease:
+            self.passed_over += 1
+            return
+        self.lease = lease
+        if _FORMAT_KEY in content:
+            return
+        try:
+            record = TrialRecord.from_dict(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f"{self._path}: an intact line is no record of a trial ({type(error).__name__}: {error}). Another "
+                "version of raysweep wrote it: use that one, or start a new run with --fresh"
+            ) from error
+        if record.key in self.records:
+            self.passed_over += 1
+        else:
+            self.records[record.key] = record
+
+
+def _read(path: Path) -> tuple[_Reading, int, int]:
+    """What counts, the offset behind the last intact line, and the size of the file."""
+    data = path.read_bytes()
+    reading, intact = _Reading(path), 0
+    for content, end in _scan(data, path):
+        reading.take(content)
+        intact = end
+    return reading, intact, len(data)
+
+
 def read_ledger(path: Path) -> list[TrialRecord]:
-    """All intact records of a ledger, without locking or repairing it."""
-    return [TrialRecord.from_dict(content) for content, _ in _scan(path.read_bytes(), path)]
+    """All records that count, without locking or repairing the file.
+
+    Raises:
+        StoreError: it is damaged, or of a later format.
+    """
+    return list(_read(path)[0].records.values())
 
 
 class Ledger:
     """Opened for one writer at a time; a context manager.
 
     Args:
-        path: of the file; made when it does not exist.
+        path: of the file; made when it does not exist. Its lease is kept beside it, in `<name without ending>.lease`.
+        timeout_s: see `raysweep.engine.lease.TIMEOUT_S`.
+        tell: called with one line when there is something to wait for.
 
     Raises:
         StoreError: another process writes to it, it cannot be opened, or an inner record is damaged.
+
+    Attributes:
+        records: by key, in the order of the file.
+        passed_over: lines that do not count (a process wrote them after it had lost its lease).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, timeout_s: float | None = None, tell: Callable[[str], None] | None = None
+    ) -> None:
         self.path = path
         self.records: dict[str, TrialRecord] = {}
-        self._file: BinaryIO | None = None
+        self.passed_over = 0
+        self.lease = Lease(path.with_suffix(".lease"), timeout_s=timeout_s, tell=tell)
+        self._handle = -1
+        self._size = 0
+        self._opened = False
 
     def __enter__(self) -> Ledger:
         try:
-            self._file = open(self.path, "a+b")
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"cannot write the ledger {self.path}: {error.strerror}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise StoreError(
-                f"another process is running this sweep ({self.path} is locked): wait for it, or stop it first"
-            ) from error
-        self._file.seek(0)
-        data = self._file.read()
-        intact = 0
-        for content, intact in _scan(data, self.path):  # noqa: B007 - the last offset is used below
-            record = TrialRecord.from_dict(content)
-            self.records.setdefault(record.key, record)
-        if intact < len(data):
-            self._file.truncate(intact)
+            self.lease.acquire(after=_read(self.path)[0].lease)
+            self._read()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close()
+
+    def check(self) -> None:
+        """Make sure that this process may still write.
+
+        Raises:
+            LeaseLostError: another process has taken over.
+        """
+        self.lease.check()
 
     def append(self, record: TrialRecord) -> bool:
-        """Write one record and wait until it is on disk; False when its key is recorded already."""
-        if self._file is None:
+        """Write one record and wait until it is on disk; False when its key is recorded already.
+
+        Raises:
+            LeaseLostError: another process has taken over.
+            StoreError: it cannot be written; nothing of it is left in the file.
+        """
+        if self._handle < 0:
             raise StoreError(f"{self.path}: the ledger is not open")
         if record.key in self.records:
             return False
-        try:
-            self._file.write(_encode(record.to_dict()))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise StoreError(f"cannot write the ledger {self.path}: {error.strerror}") from error
+        fault_point("ledger.before_append")
+        self.lease.check()
+        lines = b""
+        if not self._opened:
+            # Only now: a run that has nothing to add leaves the file as it is. The holder before us may have added a line meanwhile.
+            if os.fstat(self._handle).st_size != self._size:
+                self._read()
+                if record.key in self.records:
+                    return False
+            lines = _encode({_FORMAT_KEY: FORMAT, _LEASE_KEY: self.lease.number})
+        lines += _encode({**record.to_dict(), _LEASE_KEY: self.lease.number})
+        self._write(lines)
+        self._opened = True
         self.records[record.key] = record
         return True
+
+    # ---------------------------------------------------------------- inside
+    def _read(self) -> None:
+        """Take in what is there, and cut off a torn tail."""
+        try:
+            reading, intact, size = _read(self.path)
+            if intact < size:
+                os.ftruncate(self._handle, intact)
+        except OSError as error:
+            raise StoreError(f"cannot read the ledger {self.path}: {error.strerror}") from error
+        self.records, self.passed_over, self._size = reading.records, reading.passed_over, intact
+
+    def _write(self, lines: bytes) -> None:
+        """All of the bytes in one append, forced to disk; on failure the file is cut back to what it was."""
+        try:
+            written = 0
+            while written < len(lines):  # once, unless the disk fills up within a line: the next round then says why
+                written += os.write(self._handle, lines[written:])
+            fault_point("ledger.after_write")
+            os.fsync(self._handle)
+            fault_point("ledger.after_fsync")
+        except OSError as error:
+            try:
+                self.lease.check()
+                os.ftruncate(self._handle, self._size)
+            except (OSError, StoreError):
+                self._close()  # the torn line stays, and is cut off when the ledger is opened again
+            raise StoreError(
+                f"cannot write the ledger {self.path}: {error.strerror} ({len(lines)} bytes were to be added). "
+                "Mend the disk; the same command then goes on"
+            ) from error
+        self._size += len(lines)
+
+    def _close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+        self.lease.release()

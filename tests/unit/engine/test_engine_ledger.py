@@ -56,20 +56,21 @@ def test_a_key_has_one_record(tmp_path: Path) -> None:
 def test_every_torn_tail_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     whole = fill(path, 3)
-    second = whole.index(b"\n", whole.index(b"\n") + 1) + 1
-    for end in range(second, len(whole)):
+    third = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(third, len(whole)):
         path.write_bytes(whole[:end])
         with Ledger(path) as ledger:
             assert list(ledger.records) == ["key0", "key1"], end
+            assert path.read_bytes() == whole[:third]
             ledger.append(record(2))
-        assert path.read_bytes() == whole
+        assert [item.key for item in read_ledger(path)] == ["key0", "key1", "key2"]
 
 
 def test_a_changed_byte_is_never_accepted(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     whole = fill(path, 2)
-    first = whole.index(b"\n") + 1
-    for place in range(first - 1):
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for place in range(last - 1):
         damaged = bytearray(whole)
         damaged[place] ^= 0x15
         path.write_bytes(bytes(damaged))
