@@ -16,6 +16,7 @@ __all__ = ["VERBS", "main", "verb_parser"]
 VERBS: dict[str, str] = {
     "tune": "search an anonymizer's settings for the privacy-utility front",
     "evaluate": "score one setting of one anonymizer",
+    "report": "write the report of a sweep as one page; tables; a score bundle",
     "prepare": "read, detect, align and measure a data set once",
     "ls": "list spaces, anonymizers, attackers, metrics, models, data, runs",
     "show": "print a search space with all settings resolved, and its hash",
