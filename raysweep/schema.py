@@ -258,8 +258,14 @@ class Measurements:
         embeddings: per embedder (n, D) float32, L2-normalised; a face that cannot be embedded is all zero.
         probabilities: per expression model (n, 7) float32 in the order of `EXPRESSIONS`, rows summing to 1.
         realism: per name (`psnr` dB, `ssim`, `lpips`) (n,) float32 against the clear crop; empty for clear faces.
+        extra: what attackers with pixels at hand add, see `attackers.base.AttackView.extra`: per name, per embedder (n, D) float32; all
+            zero for a face that was not measured.
+        absent: why an extra is not there, by name.
     """
 
     embeddings: dict[str, FloatArray]
     probabilities: dict[str, FloatArray]
     realism: dict[str, FloatArray]
+    features: dict[str, FloatArray] = field(default_factory=dict)
+    extra: dict[str, dict[str, FloatArray]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)

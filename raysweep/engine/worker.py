@@ -10,7 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ import torch
 
 from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
 from raysweep.anonymizers.registry import get_anonymizer
+from raysweep.engine.appearance import Appearance
 from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore
 from raysweep.errors import TrialError
 from raysweep.metrics.realism import psnr, ssim
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
-from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FloatArray, IntArray, Measurements, StringArray
+from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FloatArray, IntArray, Measurements
 
 __all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
 
@@ -112,7 +113,9 @@ class TrialWorker:
         self._lpips = perceptual if not isinstance(perceptual, str) else None
         self.rows = scored_rows(faces, plan.protocol)
         table = faces.table.take(self.rows)
-        clear = take_measurements(self.references.clear, self.rows)
+        self._appearance = Appearance(self._zoo, self._expression, faces, self.device, plan.threads)
+        features, detected = self._appearance.look_at_all(self.rows, self._crops, plan.batch_size)
+        clear = replace(take_measurements(self.references.clear, self.rows), features=features, realism=detected)
         self.referee = Referee(table, clear, plan.protocol)
         self._position = {int(row): index for index, row in enumerate(self.rows)}
         self._teachers: Teachers | None = None
@@ -173,8 +176,7 @@ class TrialWorker:
         parts: list[Measurements] = []
         for start in range(0, len(rows), self.plan.batch_size):
             chosen = rows[start : start + self.plan.batch_size]
-            role = self.references.faces.table.role[chosen]
-            parts.append(self._measure_batch(anonymizer, self._batch(chosen, task.seed), role, seconds))
+            parts.append(self._measure_batch(anonymizer, self._batch(chosen, task.seed), chosen, seconds))
         return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
 
     def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured]) -> Outcome:
@@ -244,10 +246,16 @@ class TrialWorker:
             identity=faces.table.identity,
         )
 
+    def _crops(self, rows: IntArray) -> torch.Tensor:
+        """(n, 3, S, S) uint8 clear crops on the device."""
+        crops = np.ascontiguousarray(self.references.faces.crop[rows].transpose(0, 3, 1, 2))
+        return torch.from_numpy(crops).to(self.device)
+
     def _measure_batch(
-        self, anonymizer: Anonymizer, batch: FaceBatch, role: StringArray, seconds: dict[str, float]
+        self, anonymizer: Anonymizer, batch: FaceBatch, rows: IntArray, seconds: dict[str, float]
     ) -> Measurements:
         """Faces of T only teach attackers, and realism is reported on E: what nobody reads is not computed."""
+        role = self.references.faces.table.role[rows]
         with torch.inference_mode():
             mark = time.perf_counter()
             image = anonymizer.anonymize(batch)
@@ -275,8 +283,9 @@ class TrialWorker:
                 if self._lpips is not None:
                     measured["lpips"] = self._lpips(clear, changed)
             realism = {name: _spread(values, realist, len(batch), np.nan) for name, values in measured.items()}
+            features, detected = self._appearance.look(image, rows)
             _lap(seconds, "realism", mark, self.device)
-        return Measurements(embeddings, probabilities, realism)
+        return Measurements(embeddings, probabilities, realism | detected, features)
 
 
 def _spread(values: FloatArray, places: IntArray, count: int, empty: float) -> FloatArray:
@@ -340,6 +349,7 @@ def take_measurements(measurements: Measurements, rows: IntArray) -> Measurement
         {name: values[rows] for name, values in measurements.embeddings.items()},
         {name: values[rows] for name, values in measurements.probabilities.items()},
         {name: values[rows] for name, values in measurements.realism.items()},
+        {name: values[rows] for name, values in measurements.features.items()},
     )
 
 
@@ -349,4 +359,4 @@ def concatenate(parts: list[Measurements]) -> Measurements:
     def join(pick: str) -> dict[str, Any]:
         return {name: np.concatenate([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
 
-    return Measurements(join("embeddings"), join("probabilities"), join("realism"))
+    return Measurements(join("embeddings"), join("probabilities"), join("realism"), join("features"))
