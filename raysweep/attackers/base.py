@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.errors import DataError
+from raysweep.errors import ConfigError, DataError
 from raysweep.schema import FaceTable, FloatArray, IntArray
 
-__all__ = ["AttackView", "Attacker", "Embeddings", "cosine", "lacking", "per_identity", "template"]
+__all__ = [
+    "CLEAR_EXTRA",
+    "MIXED",
+    "RESTORED",
+    "AttackView",
+    "Attacker",
+    "Embeddings",
+    "Template",
+    "checked_template",
+    "compare",
+    "cosine",
+    "lacking",
+    "per_identity",
+    "template",
+]
+
+T = TypeVar("T")
 
 SAME_FACE = 1e-4
 """Embeddings (unit length) closer than this are the same image: batching and threads change the last bits, not more."""
 MISSING = -1.0
 """Similarity with a face that could not be embedded: the lowest, and equal for everybody."""
 WITHOUT_REPEATS = "identities without repeats"
+MIXED = "mixed"
+"""Name of the embeddings of T anonymized at random strengths, see `AttackView.extra`."""
+RESTORED = "restored:"
+"""Prefix of the names of the embeddings of restored probes; the restorer follows."""
+CLEAR_EXTRA: frozenset[str] = frozenset({MIXED, RESTORED + "operator"})
+"""Extra embeddings whose clear side is the clear face itself: nothing was changed, so nothing is to be undone."""
+
+Template = Literal["best", "mean"]
+"""How a person's enrolled images become one score: the best of them, or their mean embedding."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +154,23 @@ def template(enrol: Embeddings, enrol_class: IntArray, classes: int) -> Embeddin
     return Embeddings.of(total.astype(np.float32), "templates")
 
 
+def checked_template(name: str, kind: str) -> None:
+    """Refuse a template that is none.
+
+    Raises:
+        ConfigError: names the attacker, the value and what is allowed.
+    """
+    if kind not in get_args(Template):
+        raise ConfigError(f"{name}: template={kind!r}; allowed: {', '.join(get_args(Template))}")
+
+
+def compare(probe: Embeddings, enrol: Embeddings, enrol_class: IntArray, classes: int, kind: Template) -> FloatArray:
+    """(P, C) cosine with each person: with the best of the enrolled images, or with their mean."""
+    if kind == "mean":
+        return cosine(probe, template(enrol, enrol_class, classes))
+    return per_identity(cosine(probe, enrol), enrol_class, classes)
+
+
 @dataclass(frozen=True)
 class AttackView:
     """What an attacker sees of one role (S or E) through one embedder.
@@ -139,6 +182,15 @@ class AttackView:
         enrol, probe: rows of this role; every probed identity is enrolled.
         classes: (C,) enrolled identities, ascending: the columns of the scores.
         seed: for attackers that draw.
+        role: which role is attacked.
+        extra: further embeddings of the N faces that cost pixels: `mixed` (T at random strengths), `restored:NAME` (probes restored by a
+            restorer). A face that was not measured is all zero.
+        absent: why an extra is not there.
+        known: the anonymizer's training used this embedder or a relative of it.
+        assignment: `per_image`, or `per_identity` (each person keeps one pseudonym).
+        company: the other views of the same release by (role, embedder), this one included, for attackers that join several. Of role S an
+            attacker may look at all labels.
+        learned: what attackers learned on T, by attacker; the two roles of a release share it.
     """
 
     clear: Embeddings
@@ -149,6 +201,14 @@ class AttackView:
     probe: IntArray
     classes: IntArray
     seed: int = 0
+    role: str = "E"
+    extra: Mapping[str, Embeddings] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    known: bool = False
+    assignment: str = "per_image"
+    company: Mapping[tuple[str, str], AttackView] = field(default_factory=dict, repr=False, compare=False)
+    learned: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    _scores: dict[Any, FloatArray] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, table: FaceTable, role: str, clear: Embeddings, anonymized: Embeddings, seed: int = 0) -> AttackView:
@@ -160,11 +220,33 @@ class AttackView:
         probe = table.rows(role, "probe")
         probe = probe[np.isin(table.identity[probe], classes)]
         train = table.rows("T")
-        return cls(clear, anonymized, table.identity, train[known[train]], enrol, probe, classes, seed)
+        return cls(clear, anonymized, table.identity, train[known[train]], enrol, probe, classes, seed, role)
 
-    def with_anonymized(self, anonymized: Embeddings) -> AttackView:
-        """The same people, other anonymized embeddings."""
-        return replace(self, anonymized=anonymized)
+    def with_anonymized(
+        self,
+        anonymized: Embeddings,
+        extra: Mapping[str, Embeddings] | None = None,
+        absent: Mapping[str, str] | None = None,
+    ) -> AttackView:
+        """The same people, other anonymized embeddings, seen alone: without company."""
+        return replace(self, anonymized=anonymized, extra=extra or {}, absent=absent or {}, company={}, learned={})
+
+    def once(self, key: Hashable, learn: Callable[[], T]) -> T:
+        """What an attacker learns on T: the first asker learns it, for both roles."""
+        if key not in self.learned:
+            self.learned[key] = learn()
+        found: T = self.learned[key]
+        return found
+
+    def scores_of(self, each: Attacker) -> FloatArray:
+        """What an attacker scores here, computed once however many ask."""
+        if each not in self._scores:
+            self._scores[each] = each.scores(self)
+        return self._scores[each]
+
+    def without(self, name: str) -> str:
+        """Why an extra is not there, or empty when it is."""
+        return "" if name in self.extra else self.absent.get(name, f"{name}: not measured")
 
     @cached_property
     def enrol_class(self) -> IntArray:
@@ -187,14 +269,18 @@ class AttackView:
 
 @runtime_checkable
 class Attacker(Protocol):
-    """Somebody who tries to tell who a face is. Instances are stateless: whatever is learned, is learned in `scores`.
+    """Somebody who tries to tell who a face is. Frozen and stateless: whatever is learned, is learned in `scores`.
 
     Class attributes:
         id: short name in tables (`A0`).
         name: long name.
         knowledge: one line: trained on, enrolment, probes.
-        needs: of `train` (faces of role T), `repeats` (at least two enrolled images of each person).
+        needs: of `train` (faces of role T), `repeats` (at least two enrolled images of each person), `company` (joins several
+            embedders: it runs once, not once per embedder).
         reference: where the attack comes from.
+
+    An attacker of several kinds (`A2:mlp`) has the class attribute `variant`, the name of the parameter that tells them apart. One that
+    needs faces to be measured for it has a property `extra`, the name of those embeddings in `AttackView.extra`.
     """
 
     id: ClassVar[str]
@@ -223,4 +309,6 @@ def lacking(needs: frozenset[str], view: AttackView) -> str:
         _, count = np.unique(view.identity[view.train], return_counts=True)
         if (count >= 2).sum() < 2:
             return "fewer than two people with repeats in role T to learn from"
+    if "company" in needs and not view.company:
+        return "no other view of the same release"
     return ""

@@ -21,7 +21,7 @@ def null_control(view: AttackView) -> AttackView:
     generator = np.random.default_rng([view.seed, 1])
     identity = view.identity.copy()
     identity[view.enrol] = generator.permutation(identity[view.enrol])
-    return replace(view, identity=identity)
+    return replace(view, identity=identity, company={})
 
 
 def random_control(view: AttackView) -> AttackView:
@@ -29,7 +29,7 @@ def random_control(view: AttackView) -> AttackView:
     generator = np.random.default_rng([view.seed, 2])
     n, dim = len(view.clear), view.clear.row.shape[1]
     noise = [Embeddings.of(generator.standard_normal((n, dim)).astype(np.float32)) for _ in range(2)]
-    return replace(view, clear=noise[0], anonymized=noise[1])
+    return replace(view, clear=noise[0], anonymized=noise[1], extra={}, company={}, learned={})
 
 
 def vacuity(clear: float, clear_lo: float, chance: float, backbone: float) -> str:

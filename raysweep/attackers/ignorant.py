@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raysweep.attackers.base import AttackView, cosine, lacking, per_identity
+from raysweep.attackers.base import AttackView, Template, checked_template, compare, lacking
 from raysweep.schema import FloatArray
 
 __all__ = ["Ignorant"]
@@ -13,7 +13,13 @@ __all__ = ["Ignorant"]
 
 @dataclass(frozen=True)
 class Ignorant:
-    """Frozen embedder, clear enrolment, best cosine over a person's images."""
+    """Frozen embedder, clear enrolment, cosine.
+
+    Args:
+        template: `best` of a person's enrolled images, or their `mean`.
+    """
+
+    template: Template = "best"
 
     id: ClassVar[str] = "A0"
     name: ClassVar[str] = "ignorant"
@@ -21,11 +27,14 @@ class Ignorant:
     needs: ClassVar[frozenset[str]] = frozenset()
     reference: ClassVar[str] = "Newton, Sweeney and Malin 2005 (naive recognition); VoicePrivacy Challenge (ignorant)"
 
+    def __post_init__(self) -> None:
+        checked_template(self.name, self.template)
+
     def problem(self, view: AttackView) -> str:
         """Why it cannot work here, or empty."""
         return lacking(self.needs, view)
 
     def scores(self, view: AttackView) -> FloatArray:
-        """(P, C) best cosine."""
-        pairs = cosine(view.anonymized.take(view.probe), view.clear.take(view.enrol))
-        return per_identity(pairs, view.enrol_class, len(view.classes))
+        """(P, C) cosine."""
+        probe, enrol = view.anonymized.take(view.probe), view.clear.take(view.enrol)
+        return compare(probe, enrol, view.enrol_class, len(view.classes), self.template)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raysweep.attackers.base import AttackView, cosine, lacking, per_identity
+from raysweep.attackers.base import AttackView, Template, checked_template, compare, lacking
 from raysweep.schema import FloatArray
 
 __all__ = ["Lazy"]
@@ -13,7 +13,13 @@ __all__ = ["Lazy"]
 
 @dataclass(frozen=True)
 class Lazy:
-    """Frozen embedder, anonymized enrolment, best cosine over a person's images."""
+    """Frozen embedder, anonymized enrolment, cosine.
+
+    Args:
+        template: `best` of a person's enrolled images, or their `mean`.
+    """
+
+    template: Template = "best"
 
     id: ClassVar[str] = "A1"
     name: ClassVar[str] = "lazy"
@@ -23,11 +29,14 @@ class Lazy:
         "Newton, Sweeney and Malin 2005 (parrot recognition); VoicePrivacy Challenge (lazy-informed)"
     )
 
+    def __post_init__(self) -> None:
+        checked_template(self.name, self.template)
+
     def problem(self, view: AttackView) -> str:
         """Why it cannot work here, or empty."""
         return lacking(self.needs, view)
 
     def scores(self, view: AttackView) -> FloatArray:
-        """(P, C) best cosine."""
-        pairs = cosine(view.anonymized.take(view.probe), view.anonymized.take(view.enrol))
-        return per_identity(pairs, view.enrol_class, len(view.classes))
+        """(P, C) cosine."""
+        probe, enrol = view.anonymized.take(view.probe), view.anonymized.take(view.enrol)
+        return compare(probe, enrol, view.enrol_class, len(view.classes), self.template)

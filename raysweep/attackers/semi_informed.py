@@ -2,35 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, get_args
 
 import numpy as np
 
-from raysweep.attackers.base import AttackView, cosine, lacking, per_identity, template
-from raysweep.attackers.whitening import Whitening
+from raysweep.attackers.adapters import Adapter, AdapterKind, fit_adapter
+from raysweep.attackers.base import AttackView, Embeddings, Template, checked_template, compare, lacking
+from raysweep.errors import ConfigError
 from raysweep.schema import FloatArray
 
-__all__ = ["SemiInformed"]
+__all__ = ["SemiInformed", "adapted_scores", "checked_adapter"]
+
+
+class _Adapts(Protocol):
+    """What `adapted_scores` reads of an attacker."""
+
+    @property
+    def adapter(self) -> AdapterKind: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def template(self) -> Template: ...
+
+
+def checked_adapter(name: str, adapter: str, epochs: int) -> None:
+    """Refuse an adapter that is none.
+
+    Raises:
+        ConfigError: names the attacker, the value and what is allowed.
+    """
+    if adapter not in get_args(AdapterKind) or epochs < 0:
+        raise ConfigError(
+            f"{name}: adapter={adapter!r} epochs={epochs}; allowed: {', '.join(get_args(AdapterKind))}; epochs 0 or more"
+        )
+
+
+def adapted_scores(view: AttackView, learning: Embeddings, key: Hashable, how: _Adapts) -> FloatArray:
+    """(P, C) cosine between anonymized faces, in the space of an adapter learned on the faces of T.
+
+    Args:
+        view: whom to find.
+        learning: embeddings of all N faces, of which those of T are learned on.
+        key: of what is learned; the roles of a release share it.
+        how: adapter, epochs and template.
+    """
+    learned = view.once(key, lambda: _learn(view, learning.take(view.train), how))
+    probe, enrol = (view.anonymized.take(rows) for rows in (view.probe, view.enrol))
+    if learned is not None:
+        probe, enrol = (side.mapped(learned(side.row.astype(np.float64)).astype(np.float32)) for side in (probe, enrol))
+    return compare(probe, enrol, view.enrol_class, len(view.classes), how.template)
+
+
+def _learn(view: AttackView, train: Embeddings, how: _Adapts) -> Adapter | None:
+    """None when hardly any face was found in the attacker's own anonymized images: it then stays with the frozen embedder."""
+    usable = train.found
+    labels = view.identity[view.train][usable]
+    if len(np.unique(labels)) < 2:
+        return None
+    return fit_adapter(how.adapter, train.images[usable].astype(np.float64), labels, how.epochs, view.seed)
 
 
 @dataclass(frozen=True)
 class SemiInformed:
-    """Adapter on the frozen embedder, learned on anonymized T: standardise, whiten what varies within a person; then cosine.
+    """Adapter on the frozen embedder, learned on anonymized T; then cosine.
 
-    All directions are kept: an LDA can only keep as many as T has people, and measured much weaker.
+    The default, `whitening`, measured strongest: it keeps all directions, where an LDA can only keep as many as T has people, and needs
+    fewer faces than a network.
 
     Args:
-        mean_template: compare with the mean of a person's enrolled images (averages the anonymizer's randomness away) instead of the best one.
+        adapter: `whitening`, `lda` or `mlp`, see `fit_adapter`.
+        epochs: of the `mlp`.
+        template: compare with the `mean` of a person's enrolled images (averages the anonymizer's randomness away) or with the `best` one.
     """
 
-    mean_template: bool = True
+    adapter: AdapterKind = "whitening"
+    epochs: int = 60
+    template: Template = "mean"
 
     id: ClassVar[str] = "A2"
     name: ClassVar[str] = "semi_informed"
     knowledge: ClassVar[str] = "adapter trained on anonymized faces of other people; enrolment and probes anonymized"
     needs: ClassVar[frozenset[str]] = frozenset({"train"})
     reference: ClassVar[str] = "VoicePrivacy Challenge 2022 (semi-informed)"
+    variant: ClassVar[str] = "adapter"
+
+    def __post_init__(self) -> None:
+        checked_template(self.name, self.template)
+        checked_adapter(self.name, self.adapter, self.epochs)
 
     def problem(self, view: AttackView) -> str:
         """Why it cannot work here, or empty."""
@@ -38,18 +98,4 @@ class SemiInformed:
 
     def scores(self, view: AttackView) -> FloatArray:
         """(P, C) cosine in the adapted space."""
-        train = view.anonymized.take(view.train)
-        usable = train.found
-        probe, enrol = (view.anonymized.take(rows) for rows in (view.probe, view.enrol))
-        labels = view.identity[view.train][usable]
-        if len(np.unique(labels)) < 2:
-            # Hardly any face was found in the attacker's own anonymized images: it learns nothing and stays with the frozen embedder.
-            adapted = [probe, enrol]
-        else:
-            learned = Whitening.fit(train.images[usable].astype(np.float64), labels)
-            matrix = learned.matrix()
-            adapted = [side.mapped(((side.row - learned.mean) @ matrix).astype(np.float32)) for side in (probe, enrol)]
-        classes = len(view.classes)
-        if self.mean_template:
-            return cosine(adapted[0], template(adapted[1], view.enrol_class, classes))
-        return per_identity(cosine(*adapted), view.enrol_class, classes)
+        return adapted_scores(view, view.anonymized, (self.id, self.adapter, self.epochs), self)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from raysweep.attackers import AttackView, Embeddings
 from raysweep.metrics.uncertainty import Resampling
@@ -39,6 +41,46 @@ class Ground:
             for name, rows in self.clear.items()
         }
         self.gallery = {role: self._gallery_size(role) for role in ("S", "E")}
+
+    def scene(
+        self,
+        faces: Mapping[str, Embeddings],
+        extra: Mapping[str, Mapping[str, Embeddings]] | None = None,
+        absent: Mapping[str, str] | None = None,
+        known: Collection[str] = (),
+    ) -> dict[tuple[str, str], AttackView]:
+        """All views of one release by (role, embedder); what is learned or scored in one is there for the others.
+
+        Args:
+            faces: per embedder, of the released faces.
+            extra: per name and embedder, see `AttackView.extra`.
+            absent: why an extra is not there.
+            known: embedders that the anonymizer was trained with, or relatives of theirs.
+        """
+        views: dict[tuple[str, str], AttackView] = {}
+        for name, rows in faces.items():
+            learned: dict[Hashable, Any] = {}
+            for role in ("S", "E"):
+                views[role, name] = replace(
+                    self.views[role, name],
+                    anonymized=rows,
+                    extra={what: found[name] for what, found in (extra or {}).items() if name in found},
+                    absent=absent or {},
+                    known=name in known,
+                    assignment=self.protocol.assignment,
+                    company=views,
+                    learned=learned,
+                )
+        return views
+
+    def clear_scene(self, extra: Mapping[str, Mapping[str, Embeddings]]) -> dict[tuple[str, str], AttackView]:
+        """The views of a release that changed nothing: the controls of all attackers.
+
+        Args:
+            extra: what restorers made of clear faces; where one is missing, a restorer that left them alone.
+        """
+        whole: dict[str, Mapping[str, Embeddings]] = dict.fromkeys(self.protocol.extras, self.clear)
+        return self.scene(self.clear, whole | dict(extra))
 
     def _gallery_size(self, role: str) -> int:
         """q of a role; 0 when nobody can be identified there."""

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.attackers import Attacker, AttackView, Embeddings, attacker
-from raysweep.attackers.controls import clear_control, null_control, random_control, vacuity
+from raysweep.attackers import AttackView, Embeddings, attacker
+from raysweep.attackers.controls import null_control, random_control, vacuity
 from raysweep.errors import DataError
 from raysweep.metrics.identification import IdentificationSums
-from raysweep.metrics.uncertainty import Estimate, Resampling
+from raysweep.metrics.identification import advantage as advantage_over
+from raysweep.metrics.uncertainty import Estimate
 from raysweep.metrics.value import MetricValue
+from raysweep.objective.attacks import ALL, NAIVE, Attack, Attacks, Outcome, Remember, settings_text
 from raysweep.objective.ground import Ground, rounded
+from raysweep.objective.learning import undertrained
 
 __all__ = ["NAIVE", "Attacked", "Privacy"]
 
-NAIVE = "A0"
-TINY = 1e-12
-"""What the arithmetic leaves of an exact 0."""
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """One attack on one role: counted hits, or why not."""
-
-    sums: IdentificationSums | None
-    reason: str = ""
-
-    def rank1(self, plan: Resampling) -> Estimate:
-        return Estimate(math.nan, reason=self.reason) if self.sums is None else self.sums.standard(plan)
+Key = tuple[str, str]
+"""(label of the attacker, embedder)."""
+DERIVED = ("A5", "A6", "A7")
+"""Attackers that repeat or add up others."""
 
 
 @dataclass(frozen=True)
@@ -58,62 +51,35 @@ class Privacy:
 
     Args:
         ground: the clear side.
+        extra: what restorers made of clear faces, per name and embedder.
+        remember: where the clear side of attackers is stored.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        extra: Mapping[str, Mapping[str, Embeddings]] | None = None,
+        remember: Remember | None = None,
+    ) -> None:
         self.ground = ground
-        self.attackers = ground.protocol.make_attackers()
-        # A0 on clear faces is the frozen embedder itself, which the vacuity gate compares with, even when A0 is not asked for.
-        self.backbone = {
-            (role, name): self._attack(attacker(NAIVE), role, clear_control(view))
-            for (role, name), view in ground.views.items()
-        }
-        self._controls = {
-            (role, each.id, name): self._attack(each, role, clear_control(view))
-            for (role, name), view in ground.views.items()
-            for each in self.attackers
+        self.attacks = Attacks(ground, extra or {}, remember)
+        self.backbone = self.attacks.backbone
+        self._vacuous = {
+            attack.key: "; ".join(filter(None, (self._why_vacuous(attack.key, role) for role in ("S", "E"))))
+            for attack in self.attacks.all
         }
         self._random = self._run_random() if ground.protocol.controls else {}
 
-    def _attack(self, each: Attacker, role: str, view: AttackView) -> _Outcome:
-        reason = self.ground.why_not(role) or each.problem(view)
-        if reason:
-            return _Outcome(None, reason)
-        sums = IdentificationSums.start(len(view.classes), self.ground.gallery[role])
-        return _Outcome(sums.update(each.scores(view), view.probe_class))
+    def _run_random(self) -> dict[str, Outcome]:
+        name = next(iter(self.ground.clear), None)
+        if name is None:
+            return {}
+        views = {(role, name): random_control(self.ground.views[role, name]) for role in ("S", "E")}
+        return {role: self.attacks.run(Attack(attacker("A1"), name), role, views) for role in ("S", "E")}
 
-    def _run_random(self) -> dict[str, _Outcome]:
-        return {
-            role: self._attack(attacker("A1"), role, random_control(view))
-            for (role, name), view in self.ground.views.items()
-            if name == next(iter(self.ground.clear))
-        }
-
-    def _advantage(self, outcome: _Outcome, control: _Outcome, role: str) -> Estimate:
-        """Adv = clip((m - 1/q) / (m_clear - 1/q), 0, 1), both resampled together."""
-        attacked, clear = outcome.rank1(self.ground.plan), control.rank1(self.ground.plan)
-        if math.isnan(attacked.value) or math.isnan(clear.value):
-            return Estimate(math.nan, reason=attacked.reason or clear.reason)
-        chance = 1 / self.ground.gallery[role]
-        if clear.value <= chance:
-            return Estimate(math.nan, reason="not above chance on clear faces")
-
-        def scaled(value: Any, best: Any) -> Any:
-            gain = np.where(np.abs(value - chance) < TINY, 0.0, value - chance)
-            return np.clip(gain / np.maximum(best - chance, TINY), 0.0, 1.0)
-
-        return Estimate(
-            float(scaled(attacked.value, clear.value)),
-            scaled(attacked.samples, clear.samples),
-            attacked.n,
-            attacked.n_ids,
-            all_or_none=attacked.all_or_none,
-            transform=lambda share: float(scaled(share, clear.value)),
-        )
-
-    def _vacuous(self, attacker_id: str, embedder: str, role: str) -> str:
-        control = self._controls[role, attacker_id, embedder].rank1(self.ground.plan)
-        backbone = self.backbone[role, embedder].rank1(self.ground.plan)
+    def _why_vacuous(self, key: Key, role: str) -> str:
+        control = self.attacks.clear[(role, *key)].rank1(self.ground.plan)
+        backbone = self.backbone[role, key[1]].rank1(self.ground.plan)
         if math.isnan(control.value):
             return ""
         low = control.interval(self.ground.plan)[0]
@@ -122,42 +88,51 @@ class Privacy:
         )
         return f"{reason}, role {role}" if reason else ""
 
-    def judge(self, faces: Mapping[str, Embeddings]) -> Attacked:
-        """Attack anonymized faces, per embedder."""
-        outcomes: dict[tuple[str, str, str], _Outcome] = {}
+    def judge(
+        self,
+        faces: Mapping[str, Embeddings],
+        extra: Mapping[str, Mapping[str, Embeddings]] | None = None,
+        absent: Mapping[str, str] | None = None,
+        known: Collection[str] = (),
+    ) -> Attacked:
+        """Attack one release.
+
+        Args:
+            faces: per embedder, of the released faces.
+            extra, absent, known: as for `Ground.scene`.
+        """
+        views = self.ground.scene(faces, extra, absent, known)
+        outcomes: dict[tuple[str, str, str], Outcome] = {}
         advantage: dict[tuple[str, str, str], Estimate] = {}
-        pairs = [(each, name) for each in self.attackers for name in self.ground.clear]
-        for each, name in pairs:
+        pairs = [attack.key for attack in self.attacks.all]
+        for attack in self.attacks.all:
             for role in ("S", "E"):
-                key = (role, each.id, name)
-                outcomes[key] = self._attack(each, role, self.ground.views[role, name].with_anonymized(faces[name]))
-                advantage[key] = self._advantage(outcomes[key], self._controls[key], role)
-        empty: dict[tuple[str, str], str] = {}
-        for each, name in pairs:
-            reasons = [self._vacuous(each.id, name, role) for role in ("S", "E")]
-            empty[each.id, name] = "; ".join(filter(None, reasons))
+                key = (role, *attack.key)
+                outcomes[key] = found = self.attacks.run(attack, role, views)
+                clear = self.attacks.clear[key]
+                chance = 1 / self.ground.gallery[role] if self.ground.gallery[role] else math.nan
+                advantage[key] = advantage_over(found.rank1(self.ground.plan), clear.rank1(self.ground.plan), chance)
+        empty = self._vacuous
 
         def usable(role: str) -> list[tuple[str, str]]:
-            return [
-                (each.id, name)
-                for each, name in pairs
-                if not math.isnan(advantage[role, each.id, name].value) and not empty[each.id, name]
-            ]
+            return [pair for pair in pairs if not math.isnan(advantage[(role, *pair)].value) and not empty[pair]]
 
         on_e = usable("E")
         on_s = [key for key in usable("S") if key in on_e]
         selected_on = "S" if on_s else "E"
         candidates = on_s or on_e
-        # Among equals the one named last wins, the better informed in the usual order; rounding keeps arithmetic noise out of the choice.
+        # Among equals the one named last wins, the better informed in the usual order, but not one that only repeats or adds up others;
+        # rounding keeps arithmetic noise out of the choice.
+        candidates = sorted(candidates, key=lambda pair: not pair[0].startswith(DERIVED))
         chosen = _strongest({key: advantage[(selected_on, *key)] for key in candidates}) if candidates else None
 
         metrics: dict[str, MetricValue] = {}
         why = self.ground.why_not("E")
         if not why and chosen is None:
-            reasons = [advantage["E", each.id, name].reason or empty[each.id, name] for each, name in pairs]
+            reasons = [advantage[("E", *pair)].reason or empty[pair] for pair in pairs]
             why = "no attacker is above chance: " + "; ".join(dict.fromkeys(filter(None, reasons)))
-            if all(advantage["E", each.id, name].reason and not empty[each.id, name] for each, name in pairs):
-                why = "; ".join(dict.fromkeys(advantage["E", each.id, name].reason for each, name in pairs))
+            if all(advantage[("E", *pair)].reason and not empty[pair] for pair in pairs):
+                why = "; ".join(dict.fromkeys(advantage[("E", *pair)].reason for pair in pairs))
         names = (
             "privacy",
             "privacy/rank1",
@@ -201,21 +176,25 @@ class Privacy:
             )
         metrics |= self._naive(advantage, outcomes, empty, chosen, why)
         rows = [
-            self._row(each, name, outcomes, advantage, empty[each.id, name], (each.id, name) == chosen, selected_on)
-            for each, name in pairs
+            self._row(attack, views, outcomes, advantage, attack.key == chosen, selected_on)
+            for attack in self.attacks.all
         ]
+        evidence = _ranks(outcomes)
         decides = None
         if chosen is not None:
-            sides = outcomes[("E", *chosen)].sums, self._controls[("E", *chosen)].sums
+            sides = outcomes[("E", *chosen)].sums, self.attacks.clear[("E", *chosen)].sums
             decides = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
-        return Attacked(metrics, rows + self._control_rows(faces), worst=decides)
+            evidence["draws/privacy"] = (1 - advantage[("E", *chosen)].samples).astype(np.float32)
+        if self.ground.protocol.learning_curve:
+            metrics |= self._learning(views, rows)
+        return Attacked(metrics, rows + self._control_rows(faces), evidence, decides)
 
     def _naive(
         self,
         advantage: Mapping[tuple[str, str, str], Estimate],
-        outcomes: Mapping[tuple[str, str, str], _Outcome],
-        empty: Mapping[tuple[str, str], str],
-        chosen: tuple[str, str] | None,
+        outcomes: Mapping[tuple[str, str, str], Outcome],
+        empty: Mapping[Key, str],
+        chosen: Key | None,
         why: str,
     ) -> dict[str, MetricValue]:
         """What an evaluation against the ignorant attacker alone would have claimed, and how far off it is."""
@@ -252,37 +231,52 @@ class Privacy:
 
     def _row(
         self,
-        each: Attacker,
-        embedder: str,
-        outcomes: Mapping[tuple[str, str, str], _Outcome],
+        attack: Attack,
+        views: Mapping[tuple[str, str], AttackView],
+        outcomes: Mapping[tuple[str, str, str], Outcome],
         advantage: Mapping[tuple[str, str, str], Estimate],
-        vacuous: str,
         selected: bool,
         selected_on: str,
     ) -> dict[str, Any]:
+        each, plan, vacuous = attack.attacker, self.ground.plan, self._vacuous[attack.key]
+        chooses = getattr(each, "variant", "")
         row: dict[str, Any] = {
-            "attacker": each.id,
-            "name": each.name,
-            "embedder": embedder,
+            "attacker": attack.key[0],
+            "name": f"{each.name} ({getattr(each, chooses)})" if chooses else each.name,
+            "embedder": attack.embedder,
+            "settings": settings_text(each),
+            "assignment": self.ground.protocol.assignment,
+            "known_to_anonymizer": any(
+                view.known for (_, name), view in views.items() if attack.embedder in (name, ALL)
+            ),
             "control": "",
             "selected": selected,
             "selected_on": selected_on if selected else "",
         }
         for role in ("S", "E"):
-            key = (role, each.id, embedder)
-            attacked = outcomes[key].rank1(self.ground.plan).metric(self.ground.plan)
+            key = (role, *attack.key)
+            attacked = outcomes[key].rank1(plan).metric(plan)
             row |= {
                 f"gallery_{role}": self.ground.gallery[role],
                 f"rank1_{role}": rounded(attacked.value),
-                f"clear_{role}": rounded(self._controls[key].rank1(self.ground.plan).value),
+                f"clear_{role}": rounded(self.attacks.clear[key].rank1(plan).value),
                 f"advantage_{role}": rounded(advantage[key].value),
             }
             if role == "E":
                 row |= {"rank1_E_lo": rounded(attacked.lo), "rank1_E_hi": rounded(attacked.hi)}
-        reason = advantage["E", each.id, embedder].reason
+        reason = advantage[("E", *attack.key)].reason
         row["status"] = "vacuous" if vacuous else "undefined" if reason else "ok"
         row["reason"] = vacuous or reason
         return row
+
+    def _learning(
+        self, views: Mapping[tuple[str, str], AttackView], rows: list[dict[str, Any]]
+    ) -> dict[str, MetricValue]:
+        """Train A2 and A3 on less, add `rank1_E_25` and `rank1_E_50` to their rows, and say whether more faces would still help them."""
+        metrics, shares = undertrained(self.attacks, views, self.ground.plan)
+        for row in rows:
+            row |= shares.get((row["attacker"], row["embedder"]), {})
+        return metrics
 
     def _control_rows(self, faces: Mapping[str, Embeddings]) -> list[dict[str, Any]]:
         """Null (labels permuted within enrolment, per embedder) and random embeddings, on E: both must be at chance."""
@@ -290,8 +284,9 @@ class Privacy:
             return []
         lazy = attacker("A1")
         runs = [
-            ("null", name, self._attack(lazy, "E", null_control(self.ground.views["E", name].with_anonymized(rows))))
+            ("null", name, self.attacks.run(Attack(lazy, name), "E", {("E", name): null_control(view)}))
             for name, rows in faces.items()
+            for view in [self.ground.views["E", name].with_anonymized(rows)]
         ]
         runs.append(("random", "", self._random["E"]))
         return [
@@ -312,6 +307,17 @@ class Privacy:
             for control, name, outcome in runs
             for found in [outcome.rank1(self.ground.plan).metric(self.ground.plan)]
         ]
+
+
+def _ranks(outcomes: Mapping[tuple[str, str, str], Outcome]) -> dict[str, npt.NDArray[Any]]:
+    """`rank/<role>/<attacker>/<embedder>/above` and `.../equal`, (P,): from these all hits can be counted again."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for place, outcome in outcomes.items():
+        if outcome.sums is not None:
+            kind = np.int16 if outcome.sums.classes < 2**15 else np.int32
+            found["/".join(("rank", *place, "above"))] = outcome.above.astype(kind)
+            found["/".join(("rank", *place, "equal"))] = outcome.equal.astype(kind)
+    return found
 
 
 def _complement(advantage: Estimate, remark: str = "") -> Estimate:

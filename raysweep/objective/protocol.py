@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 
-from raysweep.attackers import Attacker, attacker
+from raysweep.attackers import Attacker, attackers_of
+from raysweep.attackers.registry import Settings
 from raysweep.errors import ConfigError
 from raysweep.metrics.uncertainty import Resampling
 from raysweep.metrics.value import MetricValue
 
-__all__ = ["Judgement", "Part", "Protocol"]
+__all__ = ["Assignment", "Judgement", "Part", "Protocol"]
+
+Assignment = Literal["per_image", "per_identity"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Protocol:
         gallery_size: q of the standard rank-1; None takes min(20, identities in E).
         attackers: ids or names of `raysweep.attackers.ATTACKERS`.
         attacker_settings: parameters by attacker id, for example {"A3": {"epochs": 60}}.
+        assignment: `per_image`, or `per_identity`: what an anonymizer draws, it draws once for each person, who keeps one pseudonym.
+        learning_curve: also train A2 and A3 on a quarter and on half of their faces, to see whether more would help them.
         bootstrap: draws; 0 for no intervals.
         seed: of draws, samples and controls.
         minimum_support: fewest images of an expression class that counts.
@@ -33,7 +37,9 @@ class Protocol:
 
     gallery_size: int | None = None
     attackers: tuple[str, ...] = ("A0", "A1", "A3")
-    attacker_settings: Mapping[str, Mapping[str, int | float]] = field(default_factory=dict)
+    attacker_settings: Settings = field(default_factory=dict)
+    assignment: Assignment = "per_image"
+    learning_curve: bool = False
     bootstrap: int = 1000
     seed: int = 0
     minimum_support: int = 5
@@ -46,6 +52,8 @@ class Protocol:
             problems.append(f"gallery_size: {self.gallery_size}; allowed: 2 or more, or none")
         if not self.attackers:
             problems.append("attackers: none given; at least one is needed")
+        if self.assignment not in get_args(Assignment):
+            problems.append(f"assignment: {self.assignment!r}; allowed: {', '.join(get_args(Assignment))}")
         if self.minimum_support < 1:
             problems.append(f"minimum_support: {self.minimum_support}; allowed: 1 or more")
         if problems:
@@ -60,22 +68,15 @@ class Protocol:
         """Instances, with their settings.
 
         Raises:
-            ConfigError: unknown attacker or parameter, or one named twice.
+            ConfigError: unknown attacker or parameter, one named twice, or settings of one that is not asked.
         """
-        made = []
-        for name in self.attackers:
-            plain = attacker(name)
-            settings = {**self.attacker_settings.get(plain.id, {}), **self.attacker_settings.get(plain.name, {})}
-            made.append(attacker(name, **settings) if settings else plain)
-        ids = [each.id for each in made]
-        if len(set(ids)) < len(ids):
-            raise ConfigError(f"attackers: {', '.join(ids)}; each may be named once")
-        unused = set(self.attacker_settings) - {key for each in made for key in (each.id, each.name)}
-        if unused:
-            raise ConfigError(
-                f"attacker_settings: {', '.join(sorted(unused))} is not among the attackers {', '.join(ids)}"
-            )
-        return tuple(made)
+        return attackers_of(self.attackers, self.attacker_settings)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Names of the embeddings, beside those of the released faces, that attackers need to be measured (`AttackView.extra`)."""
+        names = (getattr(each, "extra", "") for each in self.make_attackers())
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Judgement:
 
     Attributes:
         metrics: by name; `privacy` and `utility` are the objectives.
-        attackers: one row per attacker and embedder, then the controls: `attacker`, `name`, `embedder`, `control`, `selected`,
+        attackers: one row per attacker and embedder, then the controls: `attacker` (id, with its kind when that is not the usual one),
+            `name`, `embedder` (`all` where an attacker joins them), `settings`, `assignment`, `known_to_anonymizer`, `control`, `selected`,
             `selected_on`, `gallery_S`, `rank1_S`, `clear_S`, `advantage_S`, the same for E with `rank1_E_lo` and `rank1_E_hi`, `status`, `reason`.
         evidence: small arrays without faces or embeddings from which the objectives can be computed again, by name.
     """

@@ -8,7 +8,7 @@ their expression. Both are in [0, 1], higher is better.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from raysweep.attackers import Embeddings
 from raysweep.errors import DataError
 from raysweep.metrics.uncertainty import Estimate, clusters, mean_of
 from raysweep.metrics.value import MetricValue
+from raysweep.objective.attacks import Remember
 from raysweep.objective.ground import Ground
 from raysweep.objective.leaks import Leaks
 from raysweep.objective.privacy import Privacy
@@ -38,17 +39,24 @@ class Referee:
         table: labels of the N faces.
         clear: measurements of the clear faces, rows as in `table`.
         protocol: how to judge.
+        remember: where what attackers learn on clear faces is stored, see `attacks.Remember`; None learns it anew.
 
     Raises:
         ConfigError: unknown attacker or setting.
         DataError: measurements that do not fit the table, or are not finite.
     """
 
-    def __init__(self, table: FaceTable, clear: Measurements, protocol: Protocol | None = None) -> None:
+    def __init__(
+        self,
+        table: FaceTable,
+        clear: Measurements,
+        protocol: Protocol | None = None,
+        remember: Remember | None = None,
+    ) -> None:
         self.protocol = protocol or Protocol()
         self._check(table, clear, "clear faces")
         self.ground = Ground(table, clear.embeddings, self.protocol)
-        self.privacy = Privacy(self.ground)
+        self.privacy = Privacy(self.ground, _extra(clear), remember)
         self.verification = Verification(self.ground)
         self.leaks = Leaks(self.ground)
         self.utility = Utility(self.ground, clear.probabilities)
@@ -64,6 +72,7 @@ class Referee:
             "embeddings": measured.embeddings,
             "probabilities": measured.probabilities,
             "realism": measured.realism,
+            **{f"embeddings ({what})": models for what, models in measured.extra.items()},
             "features": measured.features,
         }
         for group, models in groups.items():
@@ -85,11 +94,12 @@ class Referee:
 
     # Judging
 
-    def judge(self, anonymized: Measurements) -> Judgement:
+    def judge(self, anonymized: Measurements, known: Collection[str] = ()) -> Judgement:
         """All metrics of one trial.
 
         Args:
             anonymized: measurements of the anonymized faces, rows as in the table; the same models as the clear ones.
+            known: embedders that the anonymizer was trained with, or relatives of theirs.
 
         Raises:
             DataError: they do not fit the table, a model is missing, or values are not finite.
@@ -107,7 +117,7 @@ class Referee:
         if missing:
             raise DataError("\n".join(missing))
         faces = {name: Embeddings.of(anonymized.embeddings[name], name) for name in self.ground.clear}
-        attacked = self.privacy.judge(faces)
+        attacked = self.privacy.judge(faces, _extra(anonymized), anonymized.absent, known)
         metrics, rows, evidence = attacked.metrics, attacked.rows, attacked.evidence
         on_e = self.utility.counted("E", anonymized)
         for part in (
@@ -205,3 +215,10 @@ class Referee:
             if models
             else MetricValue.undefined("no expression model"),
         )
+
+
+def _extra(measured: Measurements) -> dict[str, dict[str, Embeddings]]:
+    return {
+        what: {name: Embeddings.of(rows, f"{name} ({what})") for name, rows in models.items()}
+        for what, models in measured.extra.items()
+    }

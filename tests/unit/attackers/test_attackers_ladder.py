@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf
 
-from raysweep.attackers import ATTACKERS, Attacker, AttackView, Embeddings, attacker
+from raysweep.attackers import Attacker, AttackView, Embeddings, attacker
 from raysweep.attackers.base import MISSING, cosine, per_identity, template
 from raysweep.attackers.controls import clear_control, null_control, random_control, vacuity
 from raysweep.attackers.whitening import shrunk_covariance
@@ -17,7 +17,8 @@ from raysweep.schema import FaceTable
 
 PLAN = Resampling(draws=0)
 PEOPLE = {"G": 2, "T": 30, "S": 10, "E": 30}
-EVERY = tuple(ATTACKERS)
+EVERY = ("A0", "A1", "A2", "A2c", "A3")
+"""Those that work on one embedder and nothing but released faces."""
 
 
 def _table(images: int = 8, people: dict[str, int] | None = None) -> FaceTable:
@@ -76,7 +77,7 @@ def test_blackout_with_arithmetic_noise_is_exactly_chance(name: str) -> None:
     rng = np.random.default_rng(1)
     black = faces[:1] + 1e-7 * rng.standard_normal(faces.shape).astype(np.float32)
     assert _rank1(name, _view(table, faces, black)) == pytest.approx(1 / 20, abs=1e-14)
-    if name != "A0":
+    if name not in ("A0", "A2c"):
         scores = attacker(name).scores(_view(table, faces, black))
         assert (scores == scores[:, :1]).all()
 
