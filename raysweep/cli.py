@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "evaluate": "score one setting of one anonymizer",
     "report": "write the report of a sweep as one page; tables; a score bundle",
     "prepare": "read, detect, align and measure a data set once",
+    "train": "train an expression classifier or an anonymizer's generator",
     "ls": "list spaces, anonymizers, attackers, metrics, models, data, runs",
     "show": "print a search space with all settings resolved, and its hash",
     "models": "fetch or verify weights",

@@ -84,6 +84,7 @@ class Entry(_Strict):
     file: FileName
     aliases: tuple[FileName, ...] = ()
     builtin: bool = False
+    drawn: bool = False
     url: str | None = None
     archive: Archive | None = None
     hand: str | None = None
@@ -130,6 +131,11 @@ class Entry(_Strict):
     def spec(self) -> InputSpec:
         """What the network is fed with."""
         return InputSpec(**self.input.model_dump())
+
+    @property
+    def for_drawn(self) -> bool:
+        """Whether it learned from drawn faces: it then judges and teaches those, and never photographs."""
+        return self.builtin or self.drawn
 
     @property
     def differentiable(self) -> bool:

@@ -245,7 +245,7 @@ class Zoo:
         kept = {
             name: item
             for name, item in self.found.items()
-            if item.entry.builtin == synthetic or (synthetic and item.entry.task in neutral)
+            if item.entry.for_drawn == synthetic or (synthetic and item.entry.task in neutral)
         }
         zoo = Zoo(self.source, self.entries, kept, self.unknown, synthetic, names=tuple(sorted(kept)))
         if reserve:
