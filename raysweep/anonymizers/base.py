@@ -71,6 +71,8 @@ class Anonymizer(ABC):
         parameters: declared parameters with the widest bounds allowed.
         releases: `per_image`, or `group` when one output image stands for several faces (k-Same).
         needs: of `landmarks`, `mask`, `identity`, `background`: what the faces must bring.
+        strength: numeric parameters that act in `anonymize` alone, so that a fitted state serves for any of their values: an attacker who does
+            not know the setting learns from faces made at many of them.
         trains: `fit` trains a network (the trial then holds an accelerator share for it).
         licence, reference: of the method.
     """
@@ -79,6 +81,7 @@ class Anonymizer(ABC):
     parameters: ClassVar[Mapping[str, Parameter]] = {}
     releases: ClassVar[Literal["per_image", "group"]] = "per_image"
     needs: ClassVar[frozenset[str]] = frozenset()
+    strength: ClassVar[tuple[str, ...]] = ()
     trains: ClassVar[bool] = False
     licence: ClassVar[str] = "MIT"
     reference: ClassVar[str] = ""
@@ -138,6 +141,13 @@ class Anonymizer(ABC):
 
     def load(self, state: State, device: torch.device) -> None:  # noqa: B027 - optional, not abstract
         """Take what `fit` returned, possibly in another process; nothing by default."""
+
+    def operator(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Where the method is a fixed differentiable map of pixels: that map, for an attacker to invert; None (the default) where it is not.
+
+        It takes (n, 3, S, S) float crops from 0 to 255 to the released crops before they are rounded half up; `anonymize` is its rounding.
+        """
+        return None
 
     @abstractmethod
     def anonymize(self, faces: FaceBatch) -> torch.Tensor:

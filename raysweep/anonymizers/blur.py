@@ -6,7 +6,7 @@ they are whole numbers without rounding error, whatever the order of addition; t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -88,7 +88,21 @@ class GaussianBlur(Anonymizer):
             11, 101, 31, step=2, unit="crop pixels", why="odd; sigma = 0.3 ((k - 1) / 2 - 1) + 0.8, 2.0 to 15.5 pixels"
         )
     }
+    strength = ("kernel_size",)
     reference = "classical baseline; OpenCV's getGaussianKernel for sigma"
+
+    def operator(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The blur in floats."""
+        size = int(self.setting["kernel_size"])
+
+        def blur(images: torch.Tensor) -> torch.Tensor:
+            rows, columns = (
+                (torch.from_numpy(_blur_matrix(side, size, gaussian_sigma(size))) / ONE).to(images)
+                for side in images.shape[-2:]
+            )
+            return rows @ (images @ columns.T)
+
+        return blur
 
     def anonymize(self, faces: FaceBatch) -> torch.Tensor:
         """(n, 3, S, S) uint8 -> blurred, same shape."""

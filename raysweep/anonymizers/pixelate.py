@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -56,6 +56,13 @@ def _lengths(side: int, block_size: int, blocks: int, device: torch.device) -> t
     return lengths
 
 
+def _means(side: int, block_size: int) -> torch.Tensor:
+    """(blocks, side): rows of equal weights within a block, of length 1, so that `.T @` spreads the mean again."""
+    blocks = -(-side // block_size)
+    member = torch.arange(side) // block_size == torch.arange(blocks)[:, None]
+    return member / member.sum(dim=1, keepdim=True).sqrt()
+
+
 class Pixelate(Anonymizer):
     """Mosaic of the whole crop."""
 
@@ -63,7 +70,18 @@ class Pixelate(Anonymizer):
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "block_size": Int(4, 32, 12, unit="crop pixels", why="side of a block; at 112 pixels, 8 leaves 14 x 14")
     }
+    strength = ("block_size",)
     reference = "classical baseline"
+
+    def operator(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The mosaic in floats."""
+        block = int(self.setting["block_size"])
+
+        def mosaic(images: torch.Tensor) -> torch.Tensor:
+            down, across = (_means(side, block).to(images) for side in images.shape[-2:])
+            return (down.T @ down) @ images @ (across.T @ across)
+
+        return mosaic
 
     def anonymize(self, faces: FaceBatch) -> torch.Tensor:
         """(n, 3, S, S) uint8 -> mosaic, same shape."""

@@ -134,6 +134,7 @@ class GANonymization(Anonymizer):
         "depth": Int(2, 9, Recipe.depth, unit="halvings", why="blocks down and up; published 8"),
         "discriminator_width": Int(4, 64, Recipe.discriminator_width, unit="channels", why="published 64"),
     }
+    strength = ("shape_mix", "landmark_noise")
     needs = frozenset({"landmarks", "background"})
     trains = True
     reference = "Hellmann et al., GANonymization, ACM TOMM 2024, doi 10.1145/3641107, arXiv 2305.02143"
