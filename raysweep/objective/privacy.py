@@ -21,7 +21,7 @@ from raysweep.objective.attacks import ALL, NAIVE, Attack, Attacks, Outcome, Rem
 from raysweep.objective.ground import Ground, rounded
 from raysweep.objective.learning import undertrained
 
-__all__ = ["NAIVE", "Attacked", "Privacy"]
+__all__ = ["NAIVE", "Attacked", "Privacy", "ranks_of"]
 
 Key = tuple[str, str]
 """(label of the attacker, embedder)."""
@@ -179,7 +179,7 @@ class Privacy:
             self._row(attack, views, outcomes, advantage, attack.key == chosen, selected_on)
             for attack in self.attacks.all
         ]
-        evidence = _ranks(outcomes)
+        evidence = ranks_of(outcomes)
         decides = None
         if chosen is not None:
             sides = outcomes[("E", *chosen)].sums, self.attacks.clear[("E", *chosen)].sums
@@ -309,7 +309,7 @@ class Privacy:
         ]
 
 
-def _ranks(outcomes: Mapping[tuple[str, str, str], Outcome]) -> dict[str, npt.NDArray[Any]]:
+def ranks_of(outcomes: Mapping[tuple[str, str, str], Outcome]) -> dict[str, npt.NDArray[Any]]:
     """`rank/<role>/<attacker>/<embedder>/above` and `.../equal`, (P,): from these all hits can be counted again."""
     found: dict[str, npt.NDArray[Any]] = {}
     for place, outcome in outcomes.items():

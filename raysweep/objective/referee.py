@@ -21,7 +21,7 @@ from raysweep.metrics.value import MetricValue
 from raysweep.objective.attacks import Remember
 from raysweep.objective.ground import Ground
 from raysweep.objective.leaks import Leaks
-from raysweep.objective.privacy import Privacy
+from raysweep.objective.privacy import Privacy, ranks_of
 from raysweep.objective.protocol import Judgement, Protocol
 from raysweep.objective.realism import realism
 from raysweep.objective.slices import group_members, slices
@@ -138,7 +138,8 @@ class Referee:
         Returns:
             `rank/<role>/class` (P,) int32: true column of each probe, and `rank/<role>/gallery` (2,) int32: enrolled people and q;
             `expression/<role>/identity` (N,) int32: who is resampled together, a negative number for a face without identity;
-            `expression/<role>/label` (N,) int8: true class, -1 unknown.
+            `expression/<role>/label` (N,) int8: true class, -1 unknown;
+            `clear/<role>/<attacker>/<embedder>/above|equal`: ranks of each attacker on clear faces, which its advantage is measured against.
         """
         found: dict[str, npt.NDArray[Any]] = {}
         for role in ("S", "E"):
@@ -149,7 +150,8 @@ class Referee:
             rows = self.ground.rows(role)
             found[f"expression/{role}/identity"] = clusters(self.ground.table.identity[rows], rows).astype(np.int32)
             found[f"expression/{role}/label"] = self.ground.table.expression[rows].astype(np.int8)
-        return found
+        clear = ranks_of(self.privacy.attacks.clear)
+        return found | {name.replace("rank/", "clear/", 1): ranks for name, ranks in clear.items()}
 
     def _legacy_privacy(self, metrics: Mapping[str, MetricValue], rows: list[dict[str, Any]]) -> MetricValue:
         """clip(1 - max(top-1, adaptive, AUC), 0, 1): for comparison with older numbers, not for ranking."""
