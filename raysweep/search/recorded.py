@@ -84,7 +84,6 @@ def record(
         RaysweepError: the faces or models cannot do, or too few people for the ladder.
     """
     import torch
-    from rich.console import Console
 
     from raysweep.config import RunSettings
     from raysweep.engine.record import TrialTask
@@ -93,14 +92,13 @@ def record(
     from raysweep.objective import Referee
     from raysweep.provenance import protocol_of
     from raysweep.tracking.info import SweepInfo
-    from raysweep.tracking.terminal import LiveView
+    from raysweep.tracking.terminal import live_view
 
     run = RunSettings(engine="local")
     protocol = protocol_of(run)
-    view = LiveView(
-        SweepInfo("recorded", "", data, synthetic=True, anonymizer="", run_folder=out.parent), Console(stderr=True)
-    )
-    faces = open_faces(run, view, data=data, kind=None, models=models, workers=1)
+    info = SweepInfo("recorded", "", data, synthetic=True, anonymizer="", run_folder=out.parent)
+    with live_view(info) as view:
+        faces = open_faces(run, view, data=data, kind=None, models=models, workers=1)
     plan = WorkerPlan(
         references=str(faces.store.folder),
         zoo=faces.zoo,
