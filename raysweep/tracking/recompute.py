@@ -1,8 +1,8 @@
 """Numbers computed again from evidence alone: ranks and decisions in, privacy, utility, intervals and curves out.
 
 Nothing here looks at a recorded number: the choice of the attacker, the vacuity gate and the intervals are done again, so that a
-reader of a score bundle need not trust its author. What an attacker can do on clear faces is read off the control `identity`, whose
-released faces are the clear ones.
+reader of a score bundle need not trust its author. What an attacker can do on clear faces is counted from ranks as well: those that all
+trials share, or else those of the control `identity`, whose released faces are the clear ones.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raysweep.engine.evidence import Arrays
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.expression import ExpressionSums
 from raysweep.metrics.identification import IdentificationSums, cmc, rank1_at_gallery
 from raysweep.metrics.uncertainty import ClusterSums, Estimate, mean_of
 from raysweep.metrics.value import MetricValue
 from raysweep.schema import EXPRESSIONS
+from raysweep.tracking.standing import standing
 from raysweep.tracking.stored import Protocolled, StoredRun
+from raysweep.tracking.text import plain
 
 __all__ = ["Difference", "Evidence", "Recomputed", "differences", "recompute", "recomputed_records", "shown_pair"]
 
@@ -32,22 +35,27 @@ Pair = tuple[str, str]
 TOLERANCE = 1e-6
 """Recorded and recomputed numbers that differ by more are told."""
 TINY = 1e-12
+NAIVE = "A0"
+DERIVED = ("A5", "A6", "A7")
+"""Attackers that repeat or join others."""
+ALL = "all"
+"""In place of an embedder, for an attacker that joins them."""
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """The objectives of one trial, from its evidence.
+    """What the evidence of one trial gives.
 
     Attributes:
-        privacy, utility: with intervals; `undefined` with the reason where the evidence does not suffice.
+        metrics: `privacy`, `utility`, both on role S (`selection/...`), `privacy/rank1`, `privacy/naive` and `privacy/gap`, with intervals;
+            `undefined` with the reason where the evidence does not suffice.
         attacker: the pair that was chosen, None when nobody decides.
-        draws: (B, 2) both objectives in each bootstrap draw, (0, 2) when one of them has none.
+        draws: by objective, its value in each bootstrap draw.
     """
 
-    privacy: MetricValue
-    utility: MetricValue
+    metrics: Mapping[str, MetricValue]
     attacker: Pair | None
-    draws: Array
+    draws: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,30 @@ class Evidence:
         """Counted hits of one attack, None when it has no (fitting) arrays."""
         key = (record.key, role, pair)
         if key not in self._sums:
-            self._sums[key] = self._count(record, role, pair)
+            self._sums[key] = self._count(record.evidence, f"rank/{role}/{pair[0]}/{pair[1]}", role)
         return self._sums[key]
 
-    def _count(self, record: TrialRecord, role: str, pair: Pair) -> IdentificationSums | None:
-        name = f"rank/{role}/{pair[0]}/{pair[1]}"
-        above, equal = record.evidence.get(f"{name}/above"), record.evidence.get(f"{name}/equal")
+    def on_clear(self, role: str, pair: Pair) -> IdentificationSums | None:
+        """Counted hits of an attacker on clear faces."""
+        if pair[1] == ALL and pair[0] == NAIVE:
+            # The best frozen embedder stands for an attacker that joins several.
+            names = {
+                name.split("/", 3)[3].rpartition("/")[0]
+                for name in self.run.common
+                if name.startswith(f"clear/{role}/{NAIVE}/")
+            }
+            found = [sums for name in sorted(names) if (sums := self.on_clear(role, (NAIVE, name))) is not None]
+            return max(found, key=lambda sums: sums.standard(self.plan).value, default=None)
+        key = ("", role, pair)
+        if key not in self._sums:
+            name = f"clear/{role}/{pair[0]}/{pair[1]}"
+            self._sums[key] = self._count(self.run.common, name, role)
+            if self._sums[key] is None and self.clear is not None:
+                self._sums[key] = self.ranks(self.clear, role, pair)
+        return self._sums[key]
+
+    def _count(self, arrays: Arrays, name: str, role: str) -> IdentificationSums | None:
+        above, equal = arrays.get(f"{name}/above"), arrays.get(f"{name}/equal")
         genuine, gallery = self.run.common.get(f"rank/{role}/class"), self.run.common.get(f"rank/{role}/gallery")
         if above is None or equal is None or genuine is None or gallery is None:
             return None
@@ -131,6 +157,12 @@ class Evidence:
 
     def roc(self, record: TrialRecord, embedder: str) -> tuple[Array, Array] | None:
         """False match and false non-match rates on role E, anonymized against anonymized."""
+        if embedder == ALL:
+            names = sorted(
+                {name.removeprefix("roc/").rpartition("/")[0] for name in record.evidence if name.startswith("roc/")}
+            )
+            curves = [curve for name in names if name != ALL and (curve := self.roc(record, name)) is not None]
+            return min(curves, key=lambda curve: float(curve[1].mean()), default=None)
         fmr, fnmr = record.evidence.get(f"roc/{embedder}/fmr"), record.evidence.get(f"roc/{embedder}/fnmr")
         if fmr is None or fnmr is None or fmr.shape != fnmr.shape or fmr.ndim != 1 or len(fmr) < 2:
             return None
@@ -175,91 +207,123 @@ class Evidence:
 
 
 def recompute(run: StoredRun) -> dict[str, Recomputed]:
-    """The objectives of every complete record that has evidence, by key."""
+    """The objectives of every complete record that has evidence, by key, and what belongs to them."""
     evidence = Evidence(run)
     found = {}
     for record in run.records:
         if record.state == "complete" and record.evidence:
-            chosen, privacy = _privacy(evidence, record)
-            utility = _utility(evidence, record)
-            count = min(len(privacy.samples), len(utility.samples))
-            found[record.key] = Recomputed(
-                privacy.metric(evidence.plan),
-                utility.metric(evidence.plan),
-                chosen,
-                np.stack([privacy.samples[:count], utility.samples[:count]], axis=1) if count else np.empty((0, 2)),
-            )
+            chosen, estimates = _privacy(evidence, record)
+            estimates["utility"] = _utility(evidence, record, "E")
+            estimates["selection/utility"] = _utility(evidence, record, "S")
+            metrics = {name: estimate.metric(evidence.plan) for name, estimate in estimates.items()}
+            draws = {name: estimates[name].samples for name in ("privacy", "utility")}
+            found[record.key] = Recomputed(metrics, chosen, draws)
     return found
 
 
 def recomputed_records(run: StoredRun, found: Mapping[str, Recomputed]) -> tuple[TrialRecord, ...]:
-    """The records with their objectives replaced by the recomputed ones; without evidence, objectives are undefined."""
+    """The records with their numbers replaced by the recomputed ones; without evidence, objectives are undefined."""
     records = []
     for record in run.records:
         if record.state == "complete":
             again = found.get(record.key)
             nothing = MetricValue.undefined(f"no evidence: {run.missing.get(record.key, 'none was recorded')}")
-            objectives = {
-                "privacy": nothing if again is None else again.privacy,
-                "utility": nothing if again is None else again.utility,
-            }
-            record = replace(record, metrics={**record.metrics, **objectives})
+            metrics = {"privacy": nothing, "utility": nothing} if again is None else again.metrics
+            draws = {} if again is None else {f"draws/{name}": samples for name, samples in again.draws.items()}
+            record = replace(record, metrics={**record.metrics, **metrics}, evidence={**record.evidence, **draws})
         records.append(record)
     return tuple(records)
 
 
 def differences(run: StoredRun, found: Mapping[str, Recomputed]) -> list[Difference]:
-    """Where recorded and recomputed objectives, ends of intervals or their being defined differ by more than 1e-6."""
+    """Where recorded and recomputed numbers, ends of intervals, or places on the front differ by more than 1e-6."""
     told = []
     for record in run.records:
         again = found.get(record.key)
-        if again is None:
-            continue
-        for name, value in (("privacy", again.privacy), ("utility", again.utility)):
-            recorded = record.metrics.get(name, MetricValue.undefined("not recorded"))
+        for name, value in {} if again is None else again.metrics.items():
+            recorded = record.metrics.get(name)
+            if recorded is None and name not in ("privacy", "utility"):
+                continue  # a number that the sweep did not state cannot be wrong
+            recorded = recorded or MetricValue.undefined("not recorded")
             for part in ("value", "lo", "hi"):
                 left, right = float(getattr(recorded, part)), float(getattr(value, part))
                 same = (math.isnan(left) and math.isnan(right)) or abs(left - right) <= TOLERANCE
                 if not same:
-                    label = record.control or f"#{record.number}"
-                    told.append(Difference(label, name if part == "value" else f"{name} {part}", left, right))
+                    told.append(Difference(_label(record), name if part == "value" else f"{name} {part}", left, right))
+    told += _ranking(run, found)
     return told
 
 
+def _ranking(run: StoredRun, found: Mapping[str, Recomputed]) -> list[Difference]:
+    """Trials with evidence that stand on one of the two fronts only."""
+    before = standing(run.records, run.info).front_keys
+    after = standing(recomputed_records(run, found), run.info).front_keys
+    return [
+        Difference(_label(record), "on the front", float(record.key in before), float(record.key in after))
+        for record in run.records
+        if record.key in found and (record.key in before) != (record.key in after)
+    ]
+
+
+def _label(record: TrialRecord) -> str:
+    return plain(record.control, 40) if record.control else f"#{record.number}"
+
+
 # ------------------------------------------------------------------ privacy
-def _privacy(evidence: Evidence, record: TrialRecord) -> tuple[Pair | None, Estimate]:
+def _privacy(evidence: Evidence, record: TrialRecord) -> tuple[Pair | None, dict[str, Estimate]]:
     """Section 5 of the metrics: the strongest attacker of role S, measured on role E."""
-    if evidence.clear is None:
-        return None, _nothing("no evidence of the clear faces (control identity)")
-    if "rank/E/gallery" not in evidence.run.common:
-        return None, _nothing("nobody can be identified in role E")
+    names = ("privacy", "selection/privacy", "privacy/rank1", "privacy/naive", "privacy/gap")
+    why = "" if "rank/E/gallery" in evidence.run.common else "nobody can be identified in role E"
+    if evidence.clear is None and not any(name.startswith("clear/") for name in evidence.run.common):
+        why = why or "no evidence of the clear faces"
     advantage: dict[tuple[str, Pair], Estimate] = {}
-    for pair in evidence.pairs(record):
+    for pair in evidence.pairs(record) if not why else []:
         for role in ("S", "E"):
             found = _advantage(evidence, record, role, pair)
             if found is not None:
                 advantage[role, pair] = found
-    sound = [pair for pair in evidence.pairs(record) if not _vacuous(evidence, pair)]
-    on_e = [pair for pair in sound if ("E", pair) in advantage]
+    on_e = [pair for pair in evidence.pairs(record) if ("E", pair) in advantage and not _vacuous(evidence, pair)]
     on_s = [pair for pair in on_e if ("S", pair) in advantage]
+    estimates = {name: _nothing(why or "no attacker is above chance") for name in names}
     if not on_e:
-        return None, _nothing("no attacker is above chance")
+        return None, estimates
     role, candidates = ("S", on_s) if on_s else ("E", on_e)
+    # Of equals the last counts, and one that only repeats or joins others never before those.
+    candidates = sorted(candidates, key=lambda pair: not pair[0].startswith(DERIVED))
     chosen = max(reversed(candidates), key=lambda pair: round(advantage[role, pair].value, 9))
-    worst = advantage["E", chosen]
-    turn = worst.transform
-    return chosen, Estimate(
-        1 - worst.value,
-        1 - worst.samples,
-        worst.n,
-        worst.n_ids,
-        all_or_none=worst.all_or_none,
+    estimates["privacy"] = _complement(advantage["E", chosen])
+    if on_s:
+        estimates["selection/privacy"] = _complement(advantage["S", chosen])
+    worst = evidence.ranks(record, "E", chosen)
+    if worst is not None:
+        estimates["privacy/rank1"] = worst.standard(evidence.plan)
+    naive = [pair for pair in on_e if pair[0] == NAIVE]
+    if naive:
+        role = "S" if all(("S", pair) in advantage for pair in naive) else "E"
+        weakest = _complement(advantage["E", max(naive, key=lambda pair: round(advantage[role, pair].value, 9))])
+        strongest = estimates["privacy"]
+        estimates["privacy/naive"] = weakest
+        estimates["privacy/gap"] = Estimate(
+            weakest.value - strongest.value, weakest.samples - strongest.samples, strongest.n, strongest.n_ids
+        )
+    return chosen, estimates
+
+
+def _complement(advantage: Estimate) -> Estimate:
+    """1 - advantage."""
+    turn = advantage.transform
+    return Estimate(
+        1 - advantage.value,
+        1 - advantage.samples,
+        advantage.n,
+        advantage.n_ids,
+        all_or_none=advantage.all_or_none,
         transform=None if turn is None else lambda share: 1 - turn(share),
     )
 
 
 def _advantage(evidence: Evidence, record: TrialRecord, role: str, pair: Pair) -> Estimate | None:
-    attacked, control = evidence.ranks(record, role, pair), _clear(evidence, role, pair)
+    attacked, control = evidence.ranks(record, role, pair), evidence.on_clear(role, pair)
     if attacked is None or control is None:
         return None
     chance = 1 / attacked.gallery
@@ -281,19 +345,15 @@ def _advantage(evidence: Evidence, record: TrialRecord, role: str, pair: Pair) -
     )
 
 
-def _clear(evidence: Evidence, role: str, pair: Pair) -> IdentificationSums | None:
-    return None if evidence.clear is None else evidence.ranks(evidence.clear, role, pair)
-
-
 def _vacuous(evidence: Evidence, pair: Pair) -> bool:
     """Whether the attacker fails on clear faces: not surely above chance, or below half of its own frozen embedder."""
     for role in ("S", "E"):
-        control = _clear(evidence, role, pair)
+        control = evidence.on_clear(role, pair)
         if control is None:
             continue
         own = control.standard(evidence.plan)
         low = own.interval(evidence.plan)[0]
-        backbone = _clear(evidence, role, ("A0", pair[1]))
+        backbone = evidence.on_clear(role, (NAIVE, pair[1]))
         if not (own.value if math.isnan(low) else low) > 1 / control.gallery:
             return True
         if backbone is not None and own.value < 0.5 * backbone.standard(evidence.plan).value:
@@ -302,14 +362,14 @@ def _vacuous(evidence: Evidence, pair: Pair) -> bool:
 
 
 # ------------------------------------------------------------------ utility
-def _utility(evidence: Evidence, record: TrialRecord) -> Estimate:
+def _utility(evidence: Evidence, record: TrialRecord, role: str) -> Estimate:
     """Section 6: chance-corrected mean share of kept expressions, mean over models."""
-    cluster = evidence.run.common.get("expression/E/identity")
+    cluster = evidence.run.common.get(f"expression/{role}/identity")
     protocol: Protocolled = evidence.run.protocol
     one_hot = np.vstack([np.eye(len(EXPRESSIONS)), np.zeros(len(EXPRESSIONS))])
     models = {}
     for model in evidence.expression_models(record):
-        sides = evidence.decisions(record, "E", model)
+        sides = evidence.decisions(record, role, model)
         if sides is None or cluster is None or cluster.shape != sides[0].shape:
             continue
         sums = ExpressionSums.start().update(one_hot[sides[0]], one_hot[sides[1]], cluster.astype(np.int64))

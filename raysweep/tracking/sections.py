@@ -353,11 +353,11 @@ def _curves(found: Analysis) -> list[Block]:
         if rates is not None:
             roc.append(Curve(f"#{record.number} through {plain(pair[1], 60)}", css, _rates(rates)))
         keys.append((css, f"#{record.number}"))
-    if evidence.clear is not None and clear_pair is not None:
-        curve = evidence.curve(evidence.clear, ("A0", clear_pair[1]))
-        if curve is not None:
-            cmc.append(Curve("clear faces", "clear", _ranked(curve)))
-        rates = evidence.roc(evidence.clear, clear_pair[1])
+    if clear_pair is not None:
+        known = evidence.on_clear("E", ("A0", clear_pair[1]))
+        if known is not None:
+            cmc.append(Curve("clear faces", "clear", _ranked(known.curve())))
+        rates = None if evidence.clear is None else evidence.roc(evidence.clear, clear_pair[1])
         if rates is not None:
             roc.append(Curve("clear faces", "clear", _rates(rates)))
         keys.append(("clear", "clear faces"))
