@@ -22,6 +22,8 @@ def tune(
     runs: str | Path = "runs",
     tracking_uri: str | None = None,
     address: str | None = None,
+    fresh: bool = False,
+    resume: str | None = None,
 ) -> SweepResult:
     """Search a space, as `raysweep tune`.
 
@@ -31,6 +33,8 @@ def tune(
         data, models, address: as on the command line.
         runs: folder of runs.
         tracking_uri: of MLflow; None: `MLFLOW_TRACKING_URI`, else SQLite in `runs`.
+        fresh: start a new run, where the same call would go on with an earlier one.
+        resume: go on with this run, or refuse.
 
     Raises:
         RaysweepError: wrong input, before anything starts.
@@ -43,7 +47,15 @@ def tune(
     from raysweep.tracking.terminal import live_view
 
     config = resolve_sweep(space, settings, data=data, models=models)
-    return sweep.tune(config, runs=Path(runs), view_of=live_view, tracking_uri=tracking_uri, address=address)
+    return sweep.tune(
+        config,
+        runs=Path(runs),
+        view_of=live_view,
+        tracking_uri=tracking_uri,
+        address=address,
+        fresh=fresh,
+        resume=resume,
+    )
 
 
 def evaluate(

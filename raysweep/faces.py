@@ -31,6 +31,7 @@ __all__ = [
     "Faces",
     "check_needs",
     "cores_and_gpus",
+    "find_faces",
     "frame_of",
     "generator_weights",
     "open_faces",
@@ -75,6 +76,17 @@ def shares_of(run: RunSettings) -> Mapping[str, float] | None:
     return run.roles.model_dump() if run.roles is not None else None
 
 
+def find_faces(data: str | None, kind: str | None, models: str | None) -> tuple[Source, Zoo]:
+    """A source and the models for its kind of faces, before any work on them; arguments as in `open_faces`.
+
+    Raises:
+        DataError, ModelError: the data or the models cannot do.
+    """
+    source = open_source(data, kind=kind)
+    needs: tuple[Any, ...] = ("embedder", "expression") if source.synthetic else ("embedder", "expression", "detector")
+    return source, open_zoo(models).for_data(synthetic=source.synthetic, needs=needs)
+
+
 def open_faces(
     run: RunSettings,
     view: LiveView,
@@ -84,6 +96,7 @@ def open_faces(
     models: str | None,
     workers: int,
     need_privacy: bool = True,
+    found: tuple[Source, Zoo] | None = None,
 ) -> Faces:
     """Source -> shards -> references; what is there already is used again.
 
@@ -93,13 +106,12 @@ def open_faces(
         data, kind, models: as on the command line.
         workers: actors per pool.
         need_privacy: False lets a data set without identities pass: privacy is then undefined.
+        found: what `find_faces` found, when it was asked already.
 
     Raises:
         DataError, ModelError: before any work on the faces, when the data or the models cannot do.
     """
-    source = open_source(data, kind=kind)
-    needs: tuple[Any, ...] = ("embedder", "expression") if source.synthetic else ("embedder", "expression", "detector")
-    zoo = open_zoo(models).for_data(synthetic=source.synthetic, needs=needs)
+    source, zoo = found or find_faces(data, kind, models)
     frame = frame_of(run, source.synthetic)
     view.stage("reading faces", 0, len(source))
     shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from raysweep.config import RunSettings, SweepConfig
-from raysweep.faces import Faces, generator_weights, shares_of
+from raysweep.data.source import Source
+from raysweep.engine.runs import Identity
+from raysweep.faces import Faces, frame_of, generator_weights, shares_of
+from raysweep.models.teachers import teacher_entries
+from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol
+from raysweep.preprocess.tools import tool_names
 
-__all__ = ["anonymizer_digest", "basis_of", "code_digest", "protocol_of", "versions"]
+__all__ = [
+    "anonymizer_digest",
+    "basis_of",
+    "code_digest",
+    "code_files",
+    "identity_of",
+    "protocol_of",
+    "sampler_of",
+    "versions",
+    "weights_of",
+]
 
 DECIDING = (
     "anonymizers",
@@ -30,17 +47,33 @@ DECIDING = (
 """Source files that can change a result; the others cannot, so that a fix of the terminal view does not end a sweep."""
 
 
-def code_digest() -> str:
-    """Hash of the source that decides results."""
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "scipy",
+    "opencv-python",
+    "pillow",
+    "optuna",
+)
+"""Packages that compute what is recorded, or propose it; another version may give other last digits, or other settings."""
+
+
+def code_files() -> dict[str, str]:
+    """Hash of each source file that decides results, by its path in the package."""
     package = Path(__file__).resolve().parent
     files: list[Path] = []
     for place in DECIDING:
         path = package / place
         files.extend([path] if path.is_file() else sorted(path.rglob("*.py")))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return {file.relative_to(package).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
+
+
+def code_digest() -> str:
+    """Hash of the source that decides results."""
+    return hashlib.sha256(json.dumps(list(code_files().items())).encode()).hexdigest()[:16]
 
 
 def anonymizer_digest(name: str) -> str:
@@ -57,6 +90,25 @@ def protocol_of(run: RunSettings) -> Protocol:
     return Protocol(gallery_size=run.gallery_size, attackers=run.attackers, bootstrap=run.bootstrap, seed=run.seed)
 
 
+def sampler_of(config: SweepConfig) -> str:
+    """Who proposes settings: `list` when the space lists them all."""
+    return "list" if all(arm.settings for arm in config.space.arms) else config.run.sampler
+
+
+def weights_of(config: SweepConfig, zoo: Zoo) -> dict[str, str]:
+    """sha256 (16 digits) of every network whose answers enter a result, by name; `specification` is how they are fed and read."""
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    names = {item.name for task in ("embedder", "expression", "perceptual") for item in zoo.judges(task)}
+    names |= {name for name in tool_names(zoo).values() if name in zoo.found}
+    if any(get_anonymizer(arm.anonymizer, allow_file=True).trains for arm in config.space.arms):
+        names |= {item.name for item in teacher_entries(zoo) if item is not None}
+    return {
+        **{name: zoo.found[name].sha256[:16] for name in sorted(names)},
+        "specification": zoo.digest(sorted(names))[:16],
+    }
+
+
 def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
     """What decides a trial's result beside its setting, JSON-safe."""
     run = config.run
@@ -65,23 +117,55 @@ def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
         "code": code_digest(),
         "anonymizers": {arm.anonymizer: anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
         "generators": generator_weights(config.space, faces.zoo),
+        "weights": weights_of(config, faces.zoo),
+        "libraries": _libraries(),
         "seed": run.seed,
         "roles": shares_of(run),
-        "protocol": {
-            "gallery_size": run.gallery_size,
-            "attackers": list(run.attackers),
-            "bootstrap": run.bootstrap,
-        },
+        "protocol": _protocol_basis(run),
     }
+
+
+def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
+    """What a sweep asks and what answers it: the content of its key, item by item, known before any work on the faces."""
+    run = config.run
+    frame = frame_of(run, source.synthetic)
+    return Identity(
+        question={
+            "space": config.space.canonical(),
+            "sampler": sampler_of(config),
+            "data": {"name": source.name, "digest": source.digest()[:32], "frame": [frame.size, frame.margin]},
+            "seed": run.seed,
+            "roles": shares_of(run),
+            "protocol": _protocol_basis(run),
+        },
+        means={
+            "code": code_files(),
+            "anonymizers": {arm.anonymizer: anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
+            "generators": generator_weights(config.space, zoo),
+            "weights": weights_of(config, zoo),
+            "libraries": _libraries(),
+        },
+    )
+
+
+def _protocol_basis(run: RunSettings) -> dict[str, Any]:
+    """All settings of the referee, those included that a later release adds."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(protocol_of(run)), default=str))
+    return content
+
+
+def _libraries() -> dict[str, str]:
+    return {name: found for name in LIBRARIES if (found := _version(name))}
 
 
 def versions() -> dict[str, str]:
     """Of Python, raysweep and the libraries that decide numbers."""
     names = ("raysweep", "ray", "optuna", "mlflow", "torch", "onnxruntime-gpu", "numpy", "opencv-python")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except ImportError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), **{name: _version(name) or "not installed" for name in names}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ImportError:
+        return ""

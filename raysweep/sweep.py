@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -23,15 +22,18 @@ import numpy as np
 
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
+from raysweep.engine.faults import fault_point
+from raysweep.engine.lease import LeaseLostError
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
 from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.runs import choose_run, folder_name, write_settings
 from raysweep.engine.trial import run_trial
 from raysweep.errors import DataError, StoreError
-from raysweep.faces import Faces, check_needs, cores_and_gpus, open_faces, session, shares_of
+from raysweep.faces import Faces, check_needs, cores_and_gpus, find_faces, open_faces, session, shares_of
 from raysweep.models.zoo import Found, Zoo
 from raysweep.preprocess.tools import tool_names
-from raysweep.provenance import basis_of, protocol_of, versions
+from raysweep.provenance import basis_of, identity_of, protocol_of, sampler_of, versions
 from raysweep.schema import EXPRESSIONS, ROLES, IntArray
 from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
@@ -70,6 +72,8 @@ def tune(
     address: str | None = None,
     command: str = "",
     need_privacy: bool = True,
+    fresh: bool = False,
+    resume: str | None = None,
 ) -> SweepResult:
     """Run a sweep, or go on with it where it stopped.
 
@@ -81,9 +85,12 @@ def tune(
         address: of a running Ray cluster; None starts a local one.
         command: the command line, for the record.
         need_privacy: False lets a data set without identities pass; its trials have no privacy and no front.
+        fresh: start a new run, even where one could go on.
+        resume: go on with this run (a folder, its name or the start of it) or refuse.
 
     Raises:
-        RaysweepError: before any trial, when data, models or settings cannot do.
+        RaysweepError: before any trial, when data, models or settings cannot do, or when code, weights or libraries are not those of
+            the run that would go on.
     """
     run, space = config.run, config.space
     protocol_of(run).make_attackers()
@@ -97,13 +104,18 @@ def tune(
         run_folder=runs,
         space=space.canonical(),
         parameters=tuple(dict.fromkeys(key for arm in space.arms for key in arm.ranges)),
-        sampler="list" if all(arm.settings for arm in space.arms) else run.sampler,
+        sampler=sampler_of(config),
         seed=run.seed,
         trials=planned_trials(space, run),
         command=command,
         versions=versions(),
     )
     with view_of(info) as view:
+        found = find_faces(config.data, config.kind, config.models)
+        identity = identity_of(config, *found)
+        choice = choose_run(runs, space.name, identity, fresh=fresh, resume=resume)
+        if choice.note:
+            view.note(choice.note)
         view.note("starting Ray" if run.engine == "ray" else "working in this process")
         with session(run, address):
             workers = run.workers or default_workers(*cores_and_gpus(run.engine))
@@ -115,28 +127,36 @@ def tune(
                 models=config.models,
                 workers=workers,
                 need_privacy=need_privacy,
+                found=found,
             )
             check_needs(space, faces)
             basis = basis_of(config, faces)
-            key = canonical_hash({"space": space.canonical(), "sampler": info.sampler, **basis})
-            folder = runs / f"{space.name}-{key[:8]}"
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            content = {"space": space.canonical(), "sampler": info.sampler, **basis}
+            key = canonical_hash({**content, "fresh": choice.fresh} if choice.fresh else content)
+            folder = runs / folder_name(space.name, key)
+            _make_folder(folder)
             info = replace(info, key=key, run_folder=folder, **_about(faces))
             view.update(info)
-            with Ledger(folder / "ledger.jsonl") as ledger:
-                _write_settings(folder, config, basis, info)
+            with Ledger(folder / "ledger.jsonl", tell=view.note) as ledger:
+                settings = {"identity": identity.to_dict(), "fresh": choice.fresh, **_settings(config, basis)}
                 sink = MlflowSink(default_tracking_uri(runs, tracking_uri), info)
-                driver = _Driver(config, faces, basis, ledger, sink, view, info, need_privacy)
+                driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy)
+                driver.write_settings()
                 try:
                     driver.run(folder, workers)
+                except LeaseLostError:
+                    raise  # whoever took over reports as well
                 except BaseException:
                     if ledger.records:
                         view.note("stopping: sending what is finished to MLflow")
                         sink.finish(tuple(ledger.records.values()), "KILLED")
                     raise
+                fault_point("sweep.before_finish")
                 records = tuple(ledger.records.values())
                 view.note("writing the report")
                 delivery = sink.finish(records, "FINISHED")
+                fault_point("sweep.after_finish")
+                driver.write_settings(state="finished")
     return SweepResult(driver.info, records, delivery)
 
 
@@ -148,6 +168,7 @@ class _Driver:
         config: SweepConfig,
         faces: Faces,
         basis: Mapping[str, Any],
+        settings: Mapping[str, Any],
         ledger: Ledger,
         sink: MlflowSink,
         view: LiveView,
@@ -158,6 +179,7 @@ class _Driver:
         self._config, self._faces, self._basis = config, faces, basis
         self._ledger, self._sink, self._view = ledger, sink, view
         self.info = info
+        self._settings, self._common_evidence = settings, ""
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopping = threading.Event()
@@ -168,6 +190,18 @@ class _Driver:
         content = {**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}
         return canonical_hash({**content, "repeat": repeat} if repeat else content, 16)
 
+    def write_settings(self, state: str = "running") -> None:
+        """Bring `sweep.json` up to date; `state` is `finished` when nothing is left to do."""
+        self._ledger.check()
+        content = {
+            **self._settings,
+            "info": self.info.to_dict(),
+            "common_evidence": self._common_evidence,
+            "state": state,
+        }
+        (self.info.run_folder / "space.yaml").write_text(self._config.space.text, encoding="utf-8")
+        write_settings(self.info.run_folder, content)
+
     def run(self, folder: Path, workers: int) -> None:
         run, space = self._config.run, self._config.space
         plan = self._plan(workers)
@@ -175,7 +209,8 @@ class _Driver:
             self.info = replace(self.info, clear=pool.result(pool.call("clear_summary")))
             self._view.update(self.info)
             self._sink.info = self.info
-            _write_settings(folder, self._config, self._basis, self.info, self._keep_common(pool))
+            self._common_evidence = self._keep_common(pool)
+            self.write_settings()
             self._sink.start()
             known = list(self._ledger.records.values())
             for record in known:
@@ -218,7 +253,9 @@ class _Driver:
                         self._start(task)
                         record = run_trial(task, pool, chunks, fidelity)
                         self._finish(record)
+                        fault_point("sampler.before_tell")
                         proposer.tell(record)
+                        fault_point("sampler.after_tell")
 
     # ---------------------------------------------------------------- parts
     def _plan(self, workers: int) -> Any:
@@ -446,17 +483,19 @@ def _card(faces: Faces) -> dict[str, Any]:
     }
 
 
-def _write_settings(
-    folder: Path, config: SweepConfig, basis: Mapping[str, Any], info: SweepInfo, common_evidence: str = ""
-) -> None:
-    content = {
-        "info": info.to_dict(),
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the run folder {folder}: {error.strerror}; name another place with --runs"
+        ) from error
+
+
+def _settings(config: SweepConfig, basis: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `sweep.json` that does not change while the sweep runs."""
+    return {
         "run": config.run.model_dump(mode="json"),
         "basis": dict(basis),
-        "common_evidence": common_evidence,
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-    (folder / "space.yaml").write_text(config.space.text, encoding="utf-8")
-    temporary = folder / ".sweep.json.tmp"
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True, default=str), encoding="utf-8")
-    os.replace(temporary, folder / "sweep.json")

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="workers in the pool")
     parser.add_argument("--address", metavar="RAY", help="a running Ray cluster (with --engine ray)")
     parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="score it anew, where the same command would show what is recorded"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         command=command_line(),
         need_privacy=False,
+        fresh=arguments.fresh,
     )
     Console(highlight=False).print(evaluation_tables(result))
     return 0 if all(record.state == "complete" for record in result.records) else 1

@@ -16,6 +16,12 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     add_space_arguments(parser)
+    parser.add_argument(
+        "--fresh", action="store_true", help="start a new run, where the same command would go on with an earlier one"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with this run, or say in what it differs from what is asked here"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,7 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
     from raysweep.tracking.terminal import live_view, print_closing
 
     result = tune(
-        config, runs=runs_folder(arguments), view_of=live_view, address=arguments.address, command=command_line()
+        config,
+        runs=runs_folder(arguments),
+        view_of=live_view,
+        address=arguments.address,
+        command=command_line(),
+        fresh=arguments.fresh,
+        resume=arguments.resume,
     )
     notes = (result.delivery.message,) if result.delivery.not_logged else ()
     print_closing(Console(), result.records, result.info, result.delivery.url, result.delivery.view_url, notes)
