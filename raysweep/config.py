@@ -66,6 +66,15 @@ class RunSettings(BaseModel):
     attackers: tuple[str, ...] = Field(
         ("A0", "A1", "A2", "A3"), min_length=1, description="rungs of the attacker ladder"
     )
+    attacker: dict[str, dict[str, bool | int | float | str]] = Field(
+        {}, description="settings of attackers, as attacker.A3.epochs=20"
+    )
+    assignment: Literal["per_image", "per_identity"] = Field(
+        "per_image", description="draw anew for each image, or once for each person (pseudonyms)"
+    )
+    learning_curve: bool = Field(
+        False, description="also train A2 and A3 on less, to see whether more faces would still help them"
+    )
     gallery_size: int | None = Field(
         None, ge=2, description="q of rank-1 at gallery size q; unset: 20, or as many as there are"
     )
@@ -82,6 +91,24 @@ class RunSettings(BaseModel):
     @classmethod
     def _names(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+    @field_validator("attacker", mode="before")
+    @classmethod
+    def _by_attacker(cls, value: object) -> object:
+        """`{"A3.epochs": 20}`, as it comes from the command line -> `{"A3": {"epochs": 20}}`."""
+        if not isinstance(value, Mapping):
+            return value
+        nested: dict[str, Any] = {}
+        for key, item in value.items():
+            head, dot, last = str(key).rpartition(".")
+            if isinstance(item, Mapping):
+                nested[str(key)] = {**nested.get(str(key), {}), **item}
+            elif dot:
+                nested.setdefault(head, {})[last] = item
+            else:
+                nested[str(key)] = item
+        return nested
 
 
 @dataclass(frozen=True)

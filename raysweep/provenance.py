@@ -87,7 +87,15 @@ def anonymizer_digest(name: str) -> str:
 
 def protocol_of(run: RunSettings) -> Protocol:
     """The referee's settings."""
-    return Protocol(gallery_size=run.gallery_size, attackers=run.attackers, bootstrap=run.bootstrap, seed=run.seed)
+    return Protocol(
+        gallery_size=run.gallery_size,
+        attackers=run.attackers,
+        attacker_settings=run.attacker,
+        assignment=run.assignment,
+        learning_curve=run.learning_curve,
+        bootstrap=run.bootstrap,
+        seed=run.seed,
+    )
 
 
 def sampler_of(config: SweepConfig) -> str:

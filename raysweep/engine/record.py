@@ -24,6 +24,7 @@ class TrialTask:
     Attributes:
         key, number, anonymizer, setting, control: as in `TrialRecord`.
         seed: of training and of whatever an anonymizer draws.
+        extras: what attackers need pixels for, see `AttackView.extra`.
     """
 
     key: str
@@ -32,6 +33,7 @@ class TrialTask:
     setting: Mapping[str, Value]
     seed: int
     control: str = ""
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,9 @@ def run_trial(
         fitted = pool.call("fit", task)
         pool.wait([fitted])
         parts = [pool.call("measure", task, fitted, rows) for rows in chunks]
-        pool.wait(parts)
-        outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts))
+        extras = [pool.call("develop", task, fitted, name) for name in task.extras]
+        pool.wait([*parts, *extras])
+        outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts, extras))
     except RaysweepError as error:
         return failed_record(task, fidelity, str(error), stamp())
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One worker: models loaded once, clear faces resident, and the three work items of a trial.
+"""One worker: models loaded once, clear faces resident, and the work items of a trial.
 
 No Ray here: a pool runs this class in actors, tests and the local engine run it in their own process.
 """
@@ -6,10 +6,11 @@ No Ray here: a pool runs this class in actors, tests and the local engine run it
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,23 @@ import torch
 
 from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
 from raysweep.anonymizers.registry import get_anonymizer
+from raysweep.attackers.base import CLEAR_EXTRA, Attacker
+from raysweep.attackers.pixels import Darkroom, Extra, askers
 from raysweep.engine.appearance import Appearance
+from raysweep.engine.controls import ControlStore
 from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore
 from raysweep.errors import TrialError
 from raysweep.metrics.realism import psnr, ssim
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
-from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FloatArray, IntArray, Measurements
+from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FaceTable, FloatArray, IntArray, Measurements
+from raysweep.search.parameters import Value
 
 __all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
 
+MODEL = "model:"
+"""Before the names of embedders in what is stored of clear faces."""
 LOADED_ANONYMIZERS = 4
 """Fitted anonymizers a worker keeps loaded (several trials are in flight at once)."""
 
@@ -90,7 +97,7 @@ def face_seeds(seed: int, face_id: tuple[str, ...]) -> IntArray:
 
 
 class TrialWorker:
-    """Loads everything once; then answers `fit`, `measure` and `judge` any number of times, in any order.
+    """Loads everything once; then answers `fit`, `measure`, `develop` and `judge` any number of times, in any order.
 
     Args:
         plan: what to load.
@@ -116,10 +123,12 @@ class TrialWorker:
         self._appearance = Appearance(self._zoo, self._expression, faces, self.device, plan.threads)
         features, detected = self._appearance.look_at_all(self.rows, self._crops, plan.batch_size)
         clear = replace(take_measurements(self.references.clear, self.rows), features=features, realism=detected)
-        self.referee = Referee(table, clear, plan.protocol)
         self._position = {int(row): index for index, row in enumerate(self.rows)}
         self._teachers: Teachers | None = None
         self._loaded: OrderedDict[str, Anonymizer] = OrderedDict()
+        self._askers = askers(plan.protocol.make_attackers())
+        store = ControlStore(Path(plan.references))
+        self.referee = Referee(table, self._with_clear_extras(clear, store), plan.protocol, store.get)
 
     def ready(self) -> dict[str, Any]:
         """What this worker holds (also: proof that it has started)."""
@@ -179,15 +188,24 @@ class TrialWorker:
             parts.append(self._measure_batch(anonymizer, self._batch(chosen, task.seed), chosen, seconds))
         return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
 
-    def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured]) -> Outcome:
+    def develop(self, task: TrialTask, fitted: Fitted, name: str) -> Extra:
+        """What an attacker needs pixels for: restored probes, or T at random strengths."""
+        started = time.perf_counter()
+        extra = self._darkroom(task, fitted).develop(self._askers[name], self._load(task, fitted))
+        return replace(extra, seconds=time.perf_counter() - started)
+
+    def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured], extras: Sequence[Extra] = ()) -> Outcome:
         """Attack and score the measurements of all rows of a trial, in whatever order they come."""
         started = time.perf_counter()
         order = np.concatenate([[self._position[int(row)] for row in part.rows] for part in parts]).astype(np.int64)
         if len(order) != len(self.rows) or len(np.unique(order)) != len(order):
             raise TrialError(f"trial {task.number}: {len(order)} rows measured, {len(self.rows)} expected")
         together = concatenate([part.measurements for part in parts])
-        judgement = self.referee.judge(take_measurements(together, np.argsort(order)))
+        measured = self._with_extras(take_measurements(together, np.argsort(order)), extras)
+        judgement = self.referee.judge(measured, self._known_to(task))
         seconds = dict(fitted.seconds)
+        for extra in extras:
+            seconds["develop"] = seconds.get("develop", 0.0) + extra.seconds
         for part in parts:
             for stage, value in part.seconds.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value
@@ -218,6 +236,88 @@ class TrialWorker:
             made.use_weights({family: self._zoo.generator(family) for family in families})
         return made
 
+    def _known_to(self, task: TrialTask) -> frozenset[str]:
+        """Embedders that a loss term of the trial, or the training of its published weights, made use of."""
+        from raysweep.models.teachers import teacher_entries
+
+        anonymizer = self._make(task)
+        seen: frozenset[str] = frozenset()
+        if "identity" in anonymizer.teachers_needed():
+            teacher, _ = teacher_entries(self._zoo)
+            seen |= self._zoo.lineage(teacher.name) if teacher is not None else frozenset()
+        for family in anonymizer.weights_needed():
+            seen |= self._zoo.lineage(self._zoo.generator(family).name)
+        return frozenset(model.name for model in self._embedders if model.lineage & seen)
+
+    def _darkroom(self, task: TrialTask, fitted: Fitted) -> Darkroom:
+        def release(anonymizer: Anonymizer, rows: IntArray) -> torch.Tensor:
+            # Not in inference mode: restorers train on what comes out.
+            with torch.no_grad():
+                parts = [anonymizer.anonymize(self._batch(part, task.seed)) for part in self._pieces(rows)]
+            return torch.cat([part.clone() for part in parts])
+
+        def remake(setting: Mapping[str, Value]) -> Anonymizer:
+            made = self._make(replace(task, setting=setting))
+            made.load(fitted.state, self.device)
+            return made
+
+        return Darkroom(
+            table=self.references.faces.table,
+            clear=self._crops,
+            release=release,
+            embed=self._embed,
+            remake=remake,
+            seed=task.seed,
+        )
+
+    def _pieces(self, rows: IntArray) -> list[IntArray]:
+        return [rows[start : start + self.plan.batch_size] for start in range(0, len(rows), self.plan.batch_size)]
+
+    def _embed(self, image: torch.Tensor) -> dict[str, FloatArray]:
+        frame = self.references.faces.frame
+        with torch.inference_mode():
+            parts = [
+                {model.name: model.embed(part, frame) for model in self._embedders}
+                for part in torch.split(image, self.plan.batch_size)
+            ]
+        return {model.name: np.concatenate([part[model.name] for part in parts]) for model in self._embedders}
+
+    def _with_extras(self, measured: Measurements, extras: Iterable[Extra]) -> Measurements:
+        """The same, and what attackers had measured beside it; rows as in the referee's table."""
+        found: dict[str, dict[str, FloatArray]] = {}
+        absent: dict[str, str] = {}
+        for extra in extras:
+            if extra.absent:
+                absent[extra.name] = extra.absent
+                continue
+            places = np.array([self._position[int(row)] for row in extra.rows], dtype=np.int64)
+            found[extra.name] = {
+                model: _spread(rows, places, len(self.rows), 0.0) for model, rows in extra.embeddings.items()
+            }
+        return replace(measured, extra=found, absent=absent)
+
+    def _with_clear_extras(self, clear: Measurements, store: ControlStore) -> Measurements:
+        """Restorers on clear faces: what they can do at best. Learned once for all workers."""
+        from raysweep.provenance import code_digest
+
+        extras = []
+        for name, asker in self._askers.items():
+            if name in CLEAR_EXTRA:
+                continue
+            task = TrialTask("clear", -1, "identity", {}, self.plan.seed, "identity")
+            content = [code_digest(), Path(self.plan.references).name, dict(self.plan.shares or {}), repr(asker)]
+            digest = hashlib.sha256(json.dumps([*content, self.plan.seed, self.plan.need_privacy]).encode()).hexdigest()
+
+            def make(name: str = name, task: TrialTask = task) -> dict[str, Any]:
+                extra = self.develop(task, Fitted({}, {}, {}), name)
+                # An absent reason may be longer than any name: it travels as text of its own.
+                return {"rows": extra.rows, "absent": np.array([extra.absent]), **_prefixed(extra.embeddings)}
+
+            stored = store.get(digest[:32], make)
+            models = {item.removeprefix(MODEL): rows for item, rows in stored.items() if item.startswith(MODEL)}
+            extras.append(Extra(name, stored["rows"].astype(np.int64), models, str(stored["absent"][0])))
+        return self._with_extras(clear, extras)
+
     def _load(self, task: TrialTask, fitted: Fitted) -> Anonymizer:
         loaded = self._loaded.pop(task.key, None)
         if loaded is None:
@@ -241,9 +341,18 @@ class TrialWorker:
             landmarks=None if faces.landmarks is None else tensor(faces.landmarks),
             mask=None if faces.mask is None else tensor(faces.mask),
             face_id=face_id,
-            seed=face_seeds(seed, face_id),
+            seed=face_seeds(seed, self._drawn_for(faces.table)),
             frame=faces.frame,
             identity=faces.table.identity,
+        )
+
+    def _drawn_for(self, table: FaceTable) -> tuple[str, ...]:
+        """What randomness is drawn for: each image, or each person, who then keeps one pseudonym."""
+        if self.plan.protocol.assignment == "per_image":
+            return tuple(str(item) for item in table.face_id)
+        return tuple(
+            f"person\0{table.identity_names[person]}" if person >= 0 else str(face)
+            for person, face in zip(table.identity.tolist(), table.face_id, strict=True)
         )
 
     def _crops(self, rows: IntArray) -> torch.Tensor:
@@ -286,6 +395,10 @@ class TrialWorker:
             features, detected = self._appearance.look(image, rows)
             _lap(seconds, "realism", mark, self.device)
         return Measurements(embeddings, probabilities, realism | detected, features)
+
+
+def _prefixed(models: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    return {MODEL + name: rows for name, rows in models.items()}
 
 
 def _spread(values: FloatArray, places: IntArray, count: int, empty: float) -> FloatArray:
@@ -338,9 +451,15 @@ def _lap(seconds: dict[str, float], stage: str, since: float, device: torch.devi
 
 def scored_rows(faces: AlignedFaces, protocol: Protocol) -> IntArray:
     """Rows that a trial anonymizes: S and E, and T when an attacker of the protocol trains on it."""
-    trains = any("train" in attacker.needs for attacker in protocol.make_attackers())
+    trains = any("train" in each.needs | _needed_by_members(each) for each in protocol.make_attackers())
     roles = ["S", "E", *(["T"] if trains else [])]
     return np.sort(np.concatenate([faces.table.rows(role) for role in roles]))
+
+
+def _needed_by_members(each: Attacker) -> frozenset[str]:
+    """Of an attacker that asks others (`members` of a fused one, `attacker` of a transferred one)."""
+    others = (*getattr(each, "members", ()), *([each.attacker] if hasattr(each, "attacker") else []))
+    return frozenset[str]().union(*(other.needs for other in others))
 
 
 def take_measurements(measurements: Measurements, rows: IntArray) -> Measurements:

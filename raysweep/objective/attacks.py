@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +180,7 @@ class Attacks:
 
 def settings_text(each: Attacker) -> str:
     """Parameters of an attacker in a line: `epochs=60 penalty=0.001`."""
-    given = (
-        {item.name: getattr(each, item.name) for item in fields(each)} if hasattr(each, "__dataclass_fields__") else {}
-    )  # type: ignore[arg-type]
+    given: dict[str, Any] = {item.name: getattr(each, item.name) for item in fields(each)} if is_dataclass(each) else {}
     return " ".join(
         f"{name}={'+'.join(label(member) for member in value) if isinstance(value, tuple) else value}"
         for name, value in given.items()
