@@ -11,7 +11,7 @@ import torch
 from raysweep.anonymizers.base import Anonymizer, FitContext, State
 from raysweep.anonymizers.ciagan.conditioning import CROP_FRACTION, condition, paste
 from raysweep.anonymizers.ciagan.network import CLASSES, SIDES, Generator, build
-from raysweep.anonymizers.ciagan.weights import FAMILY, Drawer, published_drawer, read_published
+from raysweep.anonymizers.ciagan.weights import FAMILY, Drawer, published_drawer, read_published, saw_jpegs
 from raysweep.errors import ConfigError, ModelError, TrialError
 from raysweep.search.parameters import Bool, Categorical, Float, Int, Parameter, Value
 from raysweep.training.ciagan import (
@@ -69,8 +69,9 @@ class CIAGAN(Anonymizer):
 
     The original ends with the squeezed square picture; here the drawn face is stretched again and put back into the crop.
 
-    Half precision (`precision=float16`, CUDA only, channels last): against float32 the published network's output, in [0, 1], differs by
-    at most 0.02 and by 0.002 on average, which is half a grey level; measured with the weights of the parity test.
+    Half precision (`precision=float16`, on CUDA, channels last): in arithmetic of that precision the published network's output, whose range is
+    [0, 1], is off by at most 0.03 and by 0.003 on average (eight and 0.8 grey levels of 255; four sets of weights like those of the parity
+    test, computed in float16 on a CPU).
 
     Attributes:
         trained: after `load`: `init` (what `auto` came to), `steps` and `targets` (how many target identities there are).
@@ -244,8 +245,7 @@ class CIAGAN(Anonymizer):
         else:
             self._drawer = published_drawer(self._published(), device, precision)
         self._device, self._targets = device, targets
-        # What the published weights have seen were JPEGs.
-        self._jpeg = INITS[start] == "published"
+        self._jpeg = INITS[start] == "published" and saw_jpegs(self._published())
         self.trained: dict[str, Value] = {"init": INITS[start], "steps": steps, "targets": targets}
         self.guarantee: dict[str, Value] = dict(self.trained)
         if INITS[start] == "published" and not steps:
@@ -354,7 +354,8 @@ class CIAGAN(Anonymizer):
             raise TrialError("ciagan: role G has no faces to train on; give it a share of the identities")
         objective = self._objective()
         objective.check(context.teachers)
-        examples = _examples(context.background, generator, setting, objective, self._init == "published")
+        jpeg = self._init == "published" and saw_jpegs(self._published())
+        examples = _examples(context.background, generator, setting, objective, jpeg)
         random = torch.Generator().manual_seed(context.seed + 1)
         width = max(8, 2 * generator.width)
         critic, siamese = make_networks(generator, width, width, random)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from raysweep.models.zoo import Found
 
-__all__ = ["FAMILY", "Drawer", "published_drawer", "read_published"]
+__all__ = ["FAMILY", "Drawer", "published_drawer", "read_published", "saw_jpegs"]
 
 FAMILY = "ciagan"
 """Of the zoo's entries: the published checkpoint, and what `raysweep train ciagan` writes."""
@@ -44,6 +44,11 @@ def published_drawer(found: Found, device: torch.device, precision: Precision) -
     """
     arguments = json.dumps(found.entry.arguments, sort_keys=True)
     return _drawer(found.path, found.sha256, found.entry.key, found.entry.prefix, arguments, device, precision)
+
+
+def saw_jpegs(found: Found) -> bool:
+    """Whether the landmark pictures of the training were JPEGs: those of the published weights were, those of weights trained here are not."""
+    return not found.entry.arguments
 
 
 def _read(path: Path, key: str | None, prefix: str, arguments: str) -> Generator:
