@@ -342,6 +342,7 @@ class _Driver:
             anonymizer=proposal.anonymizer,
             setting=proposal.setting,
             seed=self._config.run.seed + proposal.repeat,
+            extras=protocol_of(self._config.run).extras,
         )
 
     def _controls(self, pool: Pool, chunks: Sequence[IntArray], fidelity: Mapping[str, int]) -> None:
@@ -357,7 +358,9 @@ class _Driver:
             setting = dict(get_anonymizer(name, allow_file=True)(**given).setting)
             key = "control-" + self.key_of(name, setting)
             if key not in self._ledger.records and not self._stopping.is_set():
-                task = TrialTask(key, -1, name, setting, self._config.run.seed, control)
+                task = TrialTask(
+                    key, -1, name, setting, self._config.run.seed, control, protocol_of(self._config.run).extras
+                )
                 self._finish(run_trial(task, pool, chunks, fidelity))
 
     def _start(self, task: TrialTask) -> None:

@@ -22,6 +22,9 @@ __all__ = ["LocalPool", "Pool", "RayPool", "RayPoolClient", "default_workers"]
 QUEUED_PER_WORKER = 2
 """Items handed to one actor at a time: the second one waits beside it, so that the actor never idles between items."""
 
+LONG = ("fit", "develop")
+"""Items behind which nothing waits: they may train."""
+
 READY_TIMEOUT_S = 300.0
 """Until all workers have loaded their models: importing torch alone takes 10 s on a loaded core."""
 
@@ -120,7 +123,7 @@ class _Dispatcher:
         self._waiting.append((method, arguments, turn))
         self._hand_out()
         index = await turn
-        weight = QUEUED_PER_WORKER if method == "fit" else 1
+        weight = QUEUED_PER_WORKER if method in LONG else 1
         try:
             reference = self._workers[index].run.remote(method, arguments)
             await asyncio.wait([asyncio.wrap_future(reference.future())])
@@ -142,7 +145,7 @@ class _Dispatcher:
             method, _, turn = self._waiting.popleft()
             if turn.cancelled():
                 continue
-            self._load[index] += QUEUED_PER_WORKER if method == "fit" else 1
+            self._load[index] += QUEUED_PER_WORKER if method in LONG else 1
             turn.set_result(index)
 
 
