@@ -86,7 +86,9 @@ def _trial(
     config: Mapping[str, Any], client: RayPoolClient, chunks: Sequence[IntArray], fidelity: Mapping[str, int]
 ) -> None:
     """The trainable: one report, the record."""
-    record = run_trial(TrialTask(**config["task"]), client, chunks, fidelity)
+    record = run_trial(
+        TrialTask(**{**config["task"], "extras": tuple(config["task"]["extras"])}), client, chunks, fidelity
+    )
     values = {name: record.metrics[name].value for name in ("privacy", "utility") if name in record.metrics}
     # In a mapping of their own, which the reader empties: Tune keeps the last report of every trial in its snapshots.
     arrays = {"packed": pack(record.evidence)} if record.evidence else {}
@@ -128,6 +130,7 @@ class _ProposerSearch(Searcher):  # type: ignore[misc]
                 "anonymizer": task.anonymizer,
                 "setting": dict(task.setting),
                 "seed": task.seed,
+                "extras": list(task.extras),
             }
         }
 
