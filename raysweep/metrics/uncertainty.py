@@ -16,7 +16,17 @@ from raysweep.errors import ConfigError
 from raysweep.metrics.value import MetricValue
 from raysweep.schema import IntArray
 
-__all__ = ["ClusterSums", "Estimate", "Resampling", "clusters", "mean_of", "percentile_interval", "resample", "wilson"]
+__all__ = [
+    "ClusterSums",
+    "Estimate",
+    "MeanSums",
+    "Resampling",
+    "clusters",
+    "mean_of",
+    "percentile_interval",
+    "resample",
+    "wilson",
+]
 
 Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -279,3 +289,41 @@ class ClusterSums:
         with np.errstate(invalid="ignore", divide="ignore"):
             found = both.estimate(lambda sums: sums[..., 0] / sums[..., 1], plan, reason)
         return replace(found, all_or_none=found.value) if share and found.value in (0.0, 1.0) else found
+
+
+@dataclass(frozen=True)
+class MeanSums:
+    """Partial sums of one score per image (PSNR, SSIM, a share...); `update` and `merge` in any order.
+
+    Attributes:
+        sums: per cluster.
+        missing: images without a value, which are left out.
+        share: the score is 1 or 0: has a property or not.
+    """
+
+    sums: ClusterSums
+    missing: int = 0
+    share: bool = False
+
+    @classmethod
+    def start(cls, share: bool = False) -> MeanSums:
+        """Nothing counted yet."""
+        return cls(ClusterSums.empty(1), share=share)
+
+    def update(self, values: npt.NDArray[np.floating], cluster: IntArray) -> MeanSums:
+        """Count (N,) values, NaN where there is none, of (N,) clusters."""
+        usable = np.isfinite(values)
+        part = ClusterSums.of(cluster[usable], np.asarray(values[usable], dtype=np.float64)[:, None])
+        return MeanSums(self.sums.merge(part), self.missing + int((~usable).sum()), self.share)
+
+    def merge(self, other: MeanSums) -> MeanSums:
+        """The sums of both."""
+        return MeanSums(self.sums.merge(other.sums), self.missing + other.missing, self.share)
+
+    def compute(self, plan: Resampling) -> dict[str, Estimate]:
+        """`mean` over the images that have a value, clusters resampled."""
+        if not self.sums.n:
+            reason = "no image has a value" if self.missing else "no images"
+            return {"mean": Estimate(math.nan, reason=reason, n=self.missing)}
+        remark = f"{self.missing} images without a value left out" if self.missing else ""
+        return {"mean": self.sums.mean(0, plan, remark, self.share)}

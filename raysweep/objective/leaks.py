@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from raysweep.attackers import Embeddings
 from raysweep.metrics.leaks import AttributeSums, hifd_privacy
-from raysweep.metrics.uncertainty import ClusterSums, Estimate, clusters, mean_of
+from raysweep.metrics.uncertainty import Estimate, MeanSums, clusters, mean_of
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.ground import Ground
 from raysweep.objective.privacy import Attacked
@@ -99,9 +99,9 @@ class Leaks:
         cluster = clusters(self.ground.table.identity[rows], rows)
         return mean_of(
             {
-                name: ClusterSums.of(
-                    cluster, hifd_privacy(clear.take(rows).images, faces[name].take(rows).images)[:, None]
-                ).mean(0, self.ground.plan)
+                name: MeanSums.start()
+                .update(hifd_privacy(clear.take(rows).images, faces[name].take(rows).images), cluster)
+                .compute(self.ground.plan)["mean"]
                 for name, clear in self.ground.clear.items()
             }
         )

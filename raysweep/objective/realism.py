@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from raysweep.metrics.distribution import FeaturePairs
-from raysweep.metrics.uncertainty import ClusterSums, Estimate, clusters
+from raysweep.metrics.uncertainty import Estimate, MeanSums, clusters
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.ground import Ground
 from raysweep.schema import FloatArray, Measurements
@@ -48,13 +48,8 @@ def _mean(ground: Ground, values: FloatArray | None, reason: str, share: bool = 
     if values is None:
         return Estimate(math.nan, reason=reason)
     rows = ground.rows("E")
-    usable = np.isfinite(values[rows])
-    if not usable.any():
-        return Estimate(math.nan, reason="no image has a value", n=len(rows))
-    cluster = clusters(ground.table.identity[rows], rows)[usable]
-    sums = ClusterSums.of(cluster, values[rows][usable].astype(np.float64)[:, None])
-    missing = int((~usable).sum())
-    return sums.mean(0, ground.plan, f"{missing} images without a value left out" if missing else "", share)
+    cluster = clusters(ground.table.identity[rows], rows)
+    return MeanSums.start(share).update(values[rows], cluster).compute(ground.plan)["mean"]
 
 
 def _distances(ground: Ground, clear: Measurements, anonymized: Measurements) -> dict[str, MetricValue]:

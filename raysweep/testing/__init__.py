@@ -1,5 +1,6 @@
 """Contract suites that the author of a plug-in inherits. They need pytest."""
 
 from raysweep.testing.anonymizer import AnonymizerContract
+from raysweep.testing.metric import MetricCase, MetricContract
 
-__all__ = ["AnonymizerContract"]
+__all__ = ["AnonymizerContract", "MetricCase", "MetricContract"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import integrate, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from raysweep.errors import ConfigError
@@ -18,6 +19,9 @@ from raysweep.metrics.verification import (
     dprime,
     eer,
     false_match_rate,
+    linkability,
+    roc,
+    rule_of_3,
     tar_at_far,
     threshold_at_far,
     true_accept_rate,
@@ -149,3 +153,82 @@ def test_one_person_or_no_repeats() -> None:
     assert alone.reason == "fewer than two identities"
     strangers = PairScores(np.ones((2, 3)), np.zeros(2, int), np.ones(3, int), 2)
     assert strangers.compute(Resampling())["auc"].metric(Resampling()).reason == "identities without repeats"
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0, 3.0])
+def test_linkability_equals_its_integral(spread: float) -> None:
+    """Oracle: the integral for two Gaussians, by quadrature."""
+
+    def local(score: float) -> float:
+        genuine, impostor = stats.norm.pdf(score, spread), stats.norm.pdf(score)
+        return float(genuine * max(0.0, 2 * genuine / (genuine + impostor) - 1))
+
+    expected = integrate.quad(local, -8, 12, points=[spread / 2])[0]
+    rng = np.random.default_rng(0)
+    found = linkability(rng.normal(spread, 1, 50_000), rng.normal(0, 1, 500_000))
+    assert found == pytest.approx(expected, abs=0.012)
+
+
+def test_linkability_at_the_ends() -> None:
+    same = np.full(50, 0.3)
+    assert linkability(same, same[:20]) == 0
+    assert linkability(np.full(500, 1.0), np.zeros(5000)) > 0.98
+    # A density ratio does not care which side scores higher.
+    assert linkability(np.zeros(500), np.full(5000, 1.0)) > 0.98
+    assert math.isnan(linkability(same[:0], same))
+
+
+def test_roc_points_lie_on_the_curve_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    genuine, impostor = np.round(rng.normal(1.5, 1, 400), 2), np.round(rng.normal(0, 1, 20_000), 2)
+    fmr, fnmr = roc(genuine, impostor)
+    assert 60 < len(fmr) <= 200
+    assert (np.diff(fmr) > 0).all()
+    assert (np.diff(fnmr) <= 0).all()
+    assert (fmr[0], fnmr[0], fmr[-1], fnmr[-1]) == (0, 1, 1, 0)
+    assert (fmr[(fmr > 0) & (fmr < 1e-3)]).size > 5
+    truth = np.repeat([1, 0], [400, 20_000])
+    known = {
+        (round(x, 9), round(1 - y, 9))
+        for x, y in zip(
+            *roc_curve(truth, np.concatenate([genuine, impostor]), drop_intermediate=False)[:2], strict=True
+        )
+    }
+    assert {(round(x, 9), round(y, 9)) for x, y in zip(fmr.tolist(), fnmr.tolist(), strict=True)} <= known
+    assert len(roc(genuine[:0], impostor)[0]) == 0
+    assert roc(np.ones(5), np.ones(5))[0].tolist() == [0, 1]
+
+
+def test_rule_of_3() -> None:
+    assert rule_of_3(300) == 0.01
+    assert rule_of_3(2) == 1
+    assert math.isnan(rule_of_3(0))
+    # Exact bound: the rate at which no error in N has a chance of 5 %.
+    assert rule_of_3(1000) == pytest.approx(1 - 0.05 ** (1 / 1000), rel=4e-3)
+
+
+def test_all_or_no_pairs_accepted_have_an_interval_over_people() -> None:
+    pairs = _pairs(people=20, noise=0.01)
+    value = pairs.accepted(0.5, Resampling()).metric(Resampling())
+    assert (value.value, value.hi) == (1, 1)
+    assert value.lo == pytest.approx(1 - 0.1611, abs=1e-3)
+    assert (value.n, value.n_ids) == (20 * 16, 20)
+    nobody = pairs.accepted(2.0, Resampling()).metric(Resampling())
+    assert (nobody.value, nobody.lo) == (0, 0)
+    assert nobody.hi == pytest.approx(0.1611, abs=1e-3)
+
+
+def test_every_pair_of_people_is_sampled_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that name their pair of people: each pair keeps its share to within one, whatever the sizes."""
+    rng = np.random.default_rng(0)
+    probe, enrol = (np.concatenate([np.arange(6), rng.integers(0, 6, 300)]) for _ in range(2))
+    names = (probe[:, None] * 6 + enrol[None, :]).astype(np.float32)
+    monkeypatch.setattr(verification, "MAX_IMPOSTORS", 9000)
+    sampled = PairScores(names, probe, enrol, 6).impostor
+    whole = names[probe[:, None] != enrol[None, :]]
+    kept, total = (np.unique(side, return_counts=True)[1] for side in (sampled, whole))
+    assert len(kept) == 30
+    assert kept == pytest.approx(total * 9000 / len(whole), abs=1.01)
+    shuffled = rng.permutation(306)
+    again = PairScores(names[shuffled], probe[shuffled], enrol, 6).impostor
+    assert np.array_equal(again, sampled)
