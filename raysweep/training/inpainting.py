@@ -57,7 +57,7 @@ LAZY = 16
 """Steps between two R1 penalties."""
 TWICE = 4
 """Every fourth face of a batch is painted with a second latent."""
-DIFFERENCE = 0.1
+DIFFERENCE = 0.05
 """Mean difference of two faces, of a range of 2, per distance of their latents, beyond which diversity is not paid."""
 REPORT_EVERY = 10
 MEAN_OF = 10_000
@@ -112,7 +112,7 @@ class InpaintingObjective:
         epsilon: penalty on the squared verdict of real faces (published: 0.001).
         reconstruction: L1 to the clear face within the box (published: 0).
         diversity: how alike the faces of two latents are (published: 0).
-        warm_up: steps with reconstruction and diversity alone (published: 0).
+        warm_up: steps with reconstruction alone (published: 0).
     """
 
     adversarial: float = 1.0
@@ -218,8 +218,9 @@ class InpaintingTrainer:
         picture, mask, z, other = (batch[name].to(device) for name in ("picture", "mask", "z", "other"))
         given = picture * mask
         count = len(picture)
-        twice = max(1, count // TWICE) if weights.diversity > 0 else 0
-        judged = weights.adversarial > 0 and self.steps >= weights.warm_up
+        warm = self.steps >= weights.warm_up
+        judged = warm and weights.adversarial > 0
+        twice = max(1, count // TWICE) if warm and weights.diversity > 0 else 0
         terms: dict[str, torch.Tensor] = {}
         with self.update.forward():
             both = torch.cat([given, given[:twice]]), torch.cat([mask, mask[:twice]])
@@ -354,15 +355,17 @@ class Recipe:
     images: int = 7
     seed: int = 8_000_000
     architecture: Architecture = field(
-        default_factory=lambda: Architecture(side=64, width=8, widest=8, lowest=8, latent=64)
+        default_factory=lambda: Architecture(side=32, width=8, widest=8, lowest=8, latent=64)
     )
     discriminator_width: int = 8
-    objective: InpaintingObjective = field(default_factory=lambda: InpaintingObjective(reconstruction=3.0, warm_up=400))
-    steps: int = 1300
-    batch: int = 6
-    learning_rate: float = 6e-3
+    objective: InpaintingObjective = field(
+        default_factory=lambda: InpaintingObjective(reconstruction=10.0, warm_up=900)
+    )
+    steps: int = 2400
+    batch: int = 8
+    learning_rate: float = 8e-3
     momentum: float = 0.5
-    style: float = 0.2
+    style: float = 0.15
     centres: int = 8
 
 
