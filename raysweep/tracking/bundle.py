@@ -42,19 +42,21 @@ FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|‘[^’]*’|“[^”]*”|`[^`]*`")
 FILE_LIKE = re.compile(r"\.(?:jpe?g|png|gif|bmp|webp|npy|npz|py|parquet|csv)\b", re.IGNORECASE)
 PATH_LIKE = re.compile(
-    r"(?:file:|~|\.{1,2}|[A-Za-z]:)?[/\\]\S*|\S+[/\\]\S*[/\\]\S*|[^\s/]+:/\S*|\S+\.(?:jpe?g|png|gif|bmp|webp|npy|npz|py|parquet|csv)\b",
+    r"(?:file:|~|\.{1,2}|[A-Za-z]:)?[/\\][^\s;,)]*|[^\s;,(]+[/\\][^\s;,)]*[/\\][^\s;,)]*|[^\s/;,(]+:/[^\s;,)]*|[^\s;,(]+\.(?:jpe?g|png|gif|bmp|webp|npy|npz|py|parquet|csv)\b",
     re.IGNORECASE,
 )
 """Something like a path, an address or a file name."""
+PATH_CLAUSE = re.compile(f"(?:{PATH_LIKE.pattern})[^;,)]*", re.IGNORECASE)
 
 
 def scrubbed(text: object) -> str:
     """A reason or remark without what it quotes and without anything like a path or a file name.
 
     >>> scrubbed("face 'Ann/0001.jpg' not found in /home/ann/faces; 3 of 7 gone")
-    'face … not found in … 3 of 7 gone'
+    'face … not found in …; 3 of 7 gone'
     """
-    return plain(PATH_LIKE.sub("…", QUOTED.sub("…", plain(text, 1000))), 500)
+    # A path may hold blanks: where one begins, the rest of its clause goes with it.
+    return plain(PATH_CLAUSE.sub("…", QUOTED.sub("…", plain(text, 1000))), 500)
 
 
 def write_bundle(run: StoredRun, path: Path) -> int:
@@ -250,7 +252,7 @@ def _name(text: str) -> str:
         last = text.rpartition(":")[2]
         return f"file:{last}" if last.isidentifier() else "file:…"
     vendor_and_name = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and not FILE_LIKE.search(text)
-    return text if vendor_and_name else PATH_LIKE.sub("…", text)
+    return text if vendor_and_name else scrubbed(text)
 
 
 def _why(run: StoredRun) -> str:
