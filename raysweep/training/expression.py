@@ -139,16 +139,15 @@ def augment(
     """
     n, device = len(images), images.device
     x0, y0, x1, y1 = spec.region
-    more = BORDER * (x1 - x0)
-    wide = extract(
-        images.float(), frame, (x0 - more, y0 - more, x1 + more, y1 + more), round(spec.size * (1 + 2 * BORDER))
-    )
+    pad = round(BORDER * spec.size)
+    more, inner = pad / spec.size * (x1 - x0), spec.size / (spec.size + 2 * pad)
+    wide = extract(images.float(), frame, (x0 - more, y0 - more, x1 + more, y1 + more), spec.size + 2 * pad)
     draw = torch.rand(n, 6, generator=random).to(device)
     either = 2.0 * draw - 1.0
     angle = either[:, 0] * math.radians(how.rotate)
-    zoom = (1.0 + either[:, 1] * how.crop) / (1 + 2 * BORDER)
+    zoom = (1.0 + either[:, 1] * how.crop) * inner
     mirror = torch.where(draw[:, 2] < 0.5, -1.0, 1.0) if how.flip else torch.ones(n, device=device)
-    shift = either[:, 3:5] * how.crop / (1 + 2 * BORDER)
+    shift = either[:, 3:5] * how.crop * inner
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     theta = torch.stack(
         [torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)], 1
@@ -300,8 +299,7 @@ def scores(truth: IntArray, answer: IntArray, cluster: IntArray, seed: int, draw
             lo, hi = percentile_interval(_rates(resampled)[name], n=len(names))
             if value[0] in (0.0, 1.0):  # all right or all wrong: resampling shows no spread
                 lo, hi = wilson(float(value[0]) * len(names), len(names))
-        low, high = max(0.0, lo), min(1.0, hi)
-        result[name] = {"value": float(value[0]), "lo": _plain(low), "hi": _plain(high)}
+        result[name] = {"value": float(value[0]), "lo": _plain(lo), "hi": _plain(hi)}
     result["classes"] = list(EXPRESSIONS)
     result["confusion"] = whole.astype(int).tolist()
     result["missing"] = [EXPRESSIONS[label] for label in np.flatnonzero(whole.sum(axis=1) == 0).tolist()]
