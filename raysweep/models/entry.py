@@ -15,7 +15,9 @@ from raysweep.schema import EXPRESSIONS
 
 __all__ = ["CATALOGUE", "Archive", "Entry", "Task", "catalogue", "parse_entries"]
 
-Task = Literal["embedder", "expression", "detector", "landmarks", "parsing", "perceptual", "generator", "attributes"]
+Task = Literal[
+    "embedder", "expression", "detector", "landmarks", "parsing", "perceptual", "generator", "attributes", "backbone"
+]
 Format = Literal["onnx", "safetensors", "torch-state-dict", "mediapipe-task"]
 CATALOGUE = Path(__file__).with_name("zoo.yaml")
 MAX_YAML = 2**20

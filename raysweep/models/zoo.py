@@ -241,7 +241,7 @@ class Zoo:
             ModelError: a needed task has none; says what to put where.
         """
         # LPIPS, landmarks and the like know nothing of who is judged, and serve both.
-        neutral = {"perceptual", "detector", "landmarks", "parsing", "generator", "attributes"}
+        neutral = {"perceptual", "detector", "landmarks", "parsing", "generator", "attributes", "backbone"}
         kept = {
             name: item
             for name, item in self.found.items()
