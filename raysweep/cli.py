@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `raysweep VERB ...`.
 
     Returns:
-        0 done; 1 failed while running; 2 wrong input, nothing started; 130 interrupted (the same command goes on).
+        0 done; 1 failed while running; 2 wrong input, nothing started; 130 interrupted by Ctrl-C, 143 by SIGTERM (the same command goes on).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in {"-h", "--help", "help"}:
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in lines[1:]:
             print(f"  {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\nraysweep {verb}: interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return int(getattr(stop, "exit_code", EXIT_INTERRUPTED))
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): not an error, but nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

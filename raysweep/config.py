@@ -63,6 +63,12 @@ class RunSettings(BaseModel):
     )
     measure_batch: int = Field(128, ge=1, le=65536, description="faces per forward pass of the measuring networks")
     budget: float | None = Field(None, gt=0, description="seconds after which no new trial starts, e.g. 10m")
+    trial_timeout: float | None = Field(
+        None, gt=0, description="seconds of work after which a trial is given up as failed, e.g. 30m; unset: never"
+    )
+    max_failures: float = Field(
+        0.5, ge=0, le=1, description="share of the planned trials that may fail; with one more the sweep stops"
+    )
     attackers: tuple[str, ...] = Field(
         ("A0", "A1", "A2", "A3"), min_length=1, description="rungs of the attacker ladder"
     )
@@ -82,7 +88,7 @@ class RunSettings(BaseModel):
     frame: FrameSettings = FrameSettings()
     roles: RolesSettings | None = None
 
-    @field_validator("budget", mode="before")
+    @field_validator("budget", "trial_timeout", mode="before")
     @classmethod
     def _duration(cls, value: object) -> object:
         return parse_duration(value) if isinstance(value, str) else value
@@ -91,7 +97,6 @@ class RunSettings(BaseModel):
     @classmethod
     def _names(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
 
     @field_validator("attacker", mode="before")
     @classmethod

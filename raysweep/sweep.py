@@ -23,6 +23,7 @@ import numpy as np
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
 from raysweep.engine.faults import fault_point
+from raysweep.engine.interrupts import Interrupts, StopNow, SweepInterruptedError, SweepStoppedError
 from raysweep.engine.lease import LeaseLostError
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
@@ -41,6 +42,7 @@ from raysweep.search.space import Arm, Space, canonical_hash
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
 from raysweep.tracking.terminal import LiveView
+from raysweep.tracking.text import plain
 
 __all__ = ["SweepResult", "tune"]
 
@@ -144,12 +146,15 @@ def tune(
                 driver.write_settings()
                 try:
                     driver.run(folder, workers)
-                except LeaseLostError:
-                    raise  # whoever took over reports as well
-                except BaseException:
+                except (LeaseLostError, StopNow):
+                    raise  # whoever took over reports as well; and at once is at once
+                except BaseException as error:
                     if ledger.records:
                         view.note("stopping: sending what is finished to MLflow")
-                        sink.finish(tuple(ledger.records.values()), "KILLED")
+                        sink.finish(
+                            tuple(ledger.records.values()),
+                            "FAILED" if isinstance(error, SweepStoppedError) else "KILLED",
+                        )
                     raise
                 fault_point("sweep.before_finish")
                 records = tuple(ledger.records.values())
@@ -180,6 +185,8 @@ class _Driver:
         self._ledger, self._sink, self._view = ledger, sink, view
         self.info = info
         self._settings, self._common_evidence = settings, ""
+        self._proposer: Proposer | None = None
+        self._too_many_failed = False
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopping = threading.Event()
@@ -225,10 +232,11 @@ class _Driver:
                 known=[record for record in known if not record.control],
                 repeats=run.repeats,
             )
+            self._proposer = proposer
             chunks = self._chunks()
             fidelity = self._fidelity(chunks)
             deadline = None if run.budget is None else time.monotonic() + run.budget
-            with self._watch(pool):
+            with self._watch(pool), Interrupts(self._view.note, self._drain) as interrupts:
                 if isinstance(pool, RayPool):
                     from raysweep.search.tuner import tune_trials
 
@@ -256,6 +264,31 @@ class _Driver:
                         fault_point("sampler.before_tell")
                         proposer.tell(record)
                         fault_point("sampler.after_tell")
+            if self._too_many_failed:
+                raise SweepStoppedError(self._failures())
+            if interrupts.signum is not None:
+                raise SweepInterruptedError(interrupts.signum, len(self._ledger.records))
+
+    def _drain(self) -> None:
+        """Start nothing more."""
+        self._stopping.set()
+        if self._proposer is not None:
+            self._proposer.close()
+
+    def _failures(self) -> str:
+        """How many trials failed, and the commonest reasons."""
+        trials = [record for record in self._ledger.records.values() if not record.control]
+        reasons = Counter(record.reason for record in trials if record.state == "failed")
+        lines = [f"{count} x {plain(reason, 160)}" for reason, count in reasons.most_common(5)]
+        share = self._config.run.max_failures
+        return "\n".join(
+            [
+                f"stopped: {sum(reasons.values())} of {len(trials)} trials failed, more than max_failures={share:g} of the "
+                f"{self.info.trials} planned:",
+                *lines,
+                "failed trials stay recorded and are not run again: mend the cause and use --fresh, or go on with a higher max_failures",
+            ]
+        )
 
     # ---------------------------------------------------------------- parts
     def _plan(self, workers: int) -> Any:
@@ -278,11 +311,11 @@ class _Driver:
     def _pool(self, plan: Any, workers: int) -> Iterator[Any]:
         if self._config.run.engine == "local":
             self._view.note("loading models")
-            yield LocalPool(plan)
+            yield LocalPool(plan, self._config.run.trial_timeout)
             return
         _, gpus = cores_and_gpus("ray")
         self._view.stage("starting workers", 0, workers)
-        pool = RayPool(plan, workers, gpus=float(min(gpus, workers)))
+        pool = RayPool(plan, workers, float(min(gpus, workers)), self._config.run.trial_timeout)
         try:
             pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers))
             yield pool
@@ -300,15 +333,16 @@ class _Driver:
             except BaseException as error:
                 failures.append(error)
 
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self._stopping.set()
+            if not isinstance(error, StopNow):
+                thread.join()
             raise
-        finally:
-            thread.join()
+        thread.join()
         if failures:
             raise failures[0]
 
@@ -379,6 +413,15 @@ class _Driver:
                 self._sink.trial(record)
                 if not record.control:
                     self._sink.front(tuple(self._ledger.records.values()))
+                if record.state == "failed" and not record.control:
+                    self._count_failures()
+
+    def _count_failures(self) -> None:
+        trials = [record for record in self._ledger.records.values() if not record.control]
+        failed = sum(record.state == "failed" for record in trials)
+        if failed > self._config.run.max_failures * self.info.trials and len(trials) < self.info.trials:
+            self._too_many_failed = True
+            self._drain()
 
     def _keep_common(self, pool: Pool) -> str:
         """Store what the evidence of all trials shares; its digest, empty when it could not be stored."""

@@ -28,6 +28,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
+from raysweep.engine.faults import fault_point
 from raysweep.errors import StoreError
 
 __all__ = ["COMMON", "DIGEST_NOTE", "Arrays", "EvidenceStore", "digest_of", "pack", "unpack"]
@@ -130,11 +131,15 @@ class EvidenceStore:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fault_point("evidence.before_write")
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
+                fault_point("evidence.after_write")
                 os.fsync(file.fileno())
+            fault_point("evidence.before_replace")
             os.replace(temporary, path)
+            fault_point("evidence.after_replace")
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise StoreError(f"cannot write the evidence {path.name}: {error.strerror}") from error

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raysweep.errors import StoreError
+from raysweep.errors import StoreError, TrialError
 
 if TYPE_CHECKING:
     from raysweep.engine.worker import WorkerPlan
@@ -27,6 +32,10 @@ LONG = ("fit", "develop")
 
 READY_TIMEOUT_S = 300.0
 """Until all workers have loaded their models: importing torch alone takes 10 s on a loaded core."""
+
+
+LOOK_S = 0.25
+"""Between two looks at whether an item has run for too long."""
 
 
 class Pool(Protocol):
@@ -44,19 +53,63 @@ class Pool(Protocol):
         """Wait for the value of a handle, or raise what the item raised."""
 
 
+class _Spent:
+    """Seconds that the work items of each trial have taken, against what a trial may take in all."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s = limit_s
+        self._spent: dict[str, float] = {}
+
+    def left(self, key: str) -> float | None:
+        """Seconds that are left to a trial; None without a limit, or for an item of no trial."""
+        return None if self.limit_s is None or not key else max(0.0, self.limit_s - self._spent.get(key, 0.0))
+
+    def add(self, key: str, seconds: float, *, last: bool) -> None:
+        """Count an item that has ended; `last` forgets the trial."""
+        if self.limit_s is not None and key:
+            self._spent[key] = self._spent.get(key, 0.0) + seconds
+            if last:
+                del self._spent[key]
+
+    def error(self) -> TrialError:
+        """What the trial fails with."""
+        return TrialError(f"given up after {self.limit_s:g} s of work (trial_timeout)")
+
+
+def _trial_key(arguments: Sequence[Any]) -> str:
+    """Of the trial that an item belongs to; empty for items of no trial."""
+    return str(getattr(arguments[0], "key", "")) if arguments else ""
+
+
 class LocalPool:
-    """One worker in this process; items run at once."""
+    """One worker in this process; items run at once.
+
+    Args:
+        plan: what the worker loads.
+        trial_timeout_s: work that a trial may take in all, None for any. It interrupts Python code of the main thread, where the
+            driver runs it; a call into native code that never returns is interrupted only by the pool on Ray.
+    """
 
     size = 1
 
-    def __init__(self, plan: WorkerPlan) -> None:
+    def __init__(self, plan: WorkerPlan, trial_timeout_s: float | None = None) -> None:
         from raysweep.engine.worker import TrialWorker
 
         self.worker = TrialWorker(plan)
+        self._spent = _Spent(trial_timeout_s)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Run the item and return its value as the handle."""
-        return getattr(self.worker, method)(*arguments)
+        """Run the item and return its value as the handle.
+
+        Raises:
+            TrialError: the trial has taken too long.
+        """
+        key, started = _trial_key(arguments), time.monotonic()
+        try:
+            with _alarm(self._spent.left(key), self._spent.error):
+                return getattr(self.worker, method)(*arguments)
+        finally:
+            self._spent.add(key, time.monotonic() - started, last=method == "judge")
 
     def wait(self, handles: Sequence[Any]) -> None:
         """Done already."""
@@ -67,6 +120,26 @@ class LocalPool:
 
     def close(self) -> None:
         """Nothing to stop."""
+
+
+@contextmanager
+def _alarm(seconds: float | None, error: Callable[[], Exception]) -> Iterator[None]:
+    """Raise an error in the block when it takes longer; only in the main thread, where alarms are heard."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise error()
+
+    before = signal.signal(signal.SIGALRM, ring)
+    # Once more every second: the code that is interrupted may hold `except Exception: continue`.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def default_workers(cpus: int, gpus: int) -> int:
@@ -106,47 +179,108 @@ def _fetch(argument: Any) -> Any:
     return argument
 
 
+@dataclass(eq=False)
+class _Item:
+    """A work item on its way; `started` when it became the oldest one of its worker."""
+
+    method: str
+    arguments: Sequence[Any]
+    alone: bool
+    turn: asyncio.Future[int]
+    started: float | None = None
+
+    @property
+    def weight(self) -> int:
+        return QUEUED_PER_WORKER if self.alone or self.method == "fit" else 1
+
+
 class _Dispatcher:
     """Gives each item, in the order in which items come, to the worker with the least to do.
 
-    A worker gets a second item while it works on a short one; nothing waits behind a training.
+    A worker gets a second item while it works on a short one; nothing waits behind a training. An item whose worker died (after Ray's own
+    retries) runs once more with nothing else on its worker: if that dies too, the item is what kills it, and only its trial fails. An item that
+    takes longer than its trial may is ended with its worker, which starts again.
+
+    Args:
+        workers: actors.
+        trial_timeout_s: work that a trial may take in all, None for any.
     """
 
-    def __init__(self, workers: Sequence[Any]) -> None:
+    def __init__(self, workers: Sequence[Any], trial_timeout_s: float | None = None) -> None:
         self._workers = list(workers)
-        self._load = [0] * len(self._workers)
-        self._waiting: deque[tuple[str, Sequence[Any], asyncio.Future[Any]]] = deque()
+        self._running: list[list[_Item]] = [[] for _ in self._workers]
+        self._waiting: deque[_Item] = deque()
+        self._spent = _Spent(trial_timeout_s)
         self._faces = 0
 
     async def call(self, method: str, arguments: Sequence[Any]) -> list[Any]:
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((method, arguments, turn))
-        self._hand_out()
-        index = await turn
-        weight = QUEUED_PER_WORKER if method in LONG else 1
-        try:
-            reference = self._workers[index].run.remote(method, arguments)
-            await asyncio.wait([asyncio.wrap_future(reference.future())])
-        finally:
-            self._load[index] -= weight
+        for alone in (False, True):
+            item = _Item(method, arguments, alone, asyncio.get_running_loop().create_future())
+            self._waiting.append(item)
             self._hand_out()
-        if method == "measure":
+            index = await item.turn
+            reference = self._workers[index].run.remote(method, arguments)
+            try:
+                died = await self._outcome(index, item, reference)
+            finally:
+                self._end(index, item)
+            if not died:
+                break
+        if method == "measure" and not died:
             self._faces += len(arguments[-1])
         return [reference]
 
     async def faces(self) -> int:
         return self._faces
 
+    async def _outcome(self, index: int, item: _Item, reference: Any) -> bool:
+        """Wait for the end of an item; True when its worker died of something.
+
+        Raises:
+            TrialError: it took too long.
+        """
+        import ray
+
+        key = _trial_key(item.arguments)
+        answer = asyncio.wrap_future(reference.future())
+        while True:
+            left = self._spent.left(key)
+            done, _ = await asyncio.wait([answer], timeout=None if left is None else LOOK_S)
+            if done:
+                return isinstance(answer.exception(), ray.exceptions.RayActorError)
+            if left is not None and item.started is not None and time.monotonic() - item.started > left:
+                # Cancelled first, so that Ray does not run it again on the restarted worker; what waits behind it does run again.
+                ray.cancel(reference)
+                ray.kill(self._workers[index], no_restart=False)
+                answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+                raise self._spent.error()
+
+    def _end(self, index: int, item: _Item) -> None:
+        now, running = time.monotonic(), self._running[index]
+        running.remove(item)
+        if item.started is not None:
+            self._spent.add(_trial_key(item.arguments), now - item.started, last=item.method == "judge")
+        if running and running[0].started is None:
+            running[0].started = now
+        self._hand_out()
+
+    def _load(self, index: int) -> int:
+        return sum(item.weight for item in self._running[index])
+
     def _hand_out(self) -> None:
         while self._waiting:
-            index = min(range(len(self._load)), key=self._load.__getitem__)
-            if self._load[index] >= QUEUED_PER_WORKER:
-                return
-            method, _, turn = self._waiting.popleft()
-            if turn.cancelled():
+            item = self._waiting[0]
+            if item.turn.cancelled():
+                self._waiting.popleft()
                 continue
-            self._load[index] += QUEUED_PER_WORKER if method in LONG else 1
-            turn.set_result(index)
+            index = min(range(len(self._workers)), key=self._load)
+            if self._load(index) >= (1 if item.alone else QUEUED_PER_WORKER):
+                return
+            self._waiting.popleft()
+            if not self._running[index]:
+                item.started = time.monotonic()
+            self._running[index].append(item)
+            item.turn.set_result(index)
 
 
 class RayPoolClient:
@@ -179,13 +313,20 @@ class RayPoolClient:
                 cause = cause.cause
             raise (cause if isinstance(cause, Exception) else error) from None
         except ray.exceptions.RayActorError as error:
-            raise StoreError(f"a worker died and could not be restarted: {error}") from error
+            raise TrialError(
+                f"the worker's process died at this trial, also when it ran alone: {_first_line(error)}"
+            ) from error
 
     def faces(self) -> int:
         """Faces measured so far, over all workers."""
         import ray
 
         return int(ray.get(self._dispatcher.faces.remote()))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class RayPool(RayPoolClient):
@@ -195,9 +336,10 @@ class RayPool(RayPoolClient):
         plan: what every worker loads.
         workers: how many.
         gpus: GPUs of the session; each worker gets an equal share.
+        trial_timeout_s: work that a trial may take in all, None for any; the worker of one that takes longer is started anew.
     """
 
-    def __init__(self, plan: WorkerPlan, workers: int, gpus: float) -> None:
+    def __init__(self, plan: WorkerPlan, workers: int, gpus: float, trial_timeout_s: float | None = None) -> None:
         import ray
 
         actor = ray.remote(_WorkerActor).options(
@@ -205,11 +347,12 @@ class RayPool(RayPoolClient):
             num_cpus=0.9 if not gpus else 0.5,
             num_gpus=gpus / workers if gpus else 0,
             max_restarts=-1,
-            max_task_retries=2,
+            max_task_retries=1,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
         )
         self._workers = [actor.remote(plan) for _ in range(workers)]
-        dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000).remote(self._workers)
+        dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000)
+        dispatcher = dispatcher.remote(self._workers, trial_timeout_s)
         super().__init__(dispatcher, workers)
 
     def wait_ready(self, progress: Callable[[int], None]) -> None:

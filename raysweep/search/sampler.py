@@ -111,6 +111,7 @@ class Proposer:
             )
         self.number = 1 + max((record.number for record in known), default=-1)
         self.finished = len(self._records)
+        self._closed = False
         self.duplicates = 0
         # Another seed after a resume: the same one would propose the known settings again.
         self._study = optuna.create_study(
@@ -124,7 +125,9 @@ class Proposer:
                     self._study.enqueue_trial(self._flat(arm, setting))
 
     def ask(self) -> Proposal | None:
-        """The next setting that has no record yet; None when the budget is used up or the space exhausted."""
+        """The next setting that has no record yet; None when the budget is used up, the space exhausted or `close` was called."""
+        if self._closed:
+            return None
         for _ in range(MAX_REPEATS):
             if self.finished + len(self._running) >= self._trials:
                 return None
@@ -143,6 +146,10 @@ class Proposer:
                 self._asked[proposal.number] = trial
             return proposal
         return None
+
+    def close(self) -> None:
+        """Propose nothing more; what runs may end and be told."""
+        self._closed = True
 
     def tell(self, record: TrialRecord) -> None:
         """Report how a proposal ended; a failed one is told as such and never stays open."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from raysweep.engine.faults import fault_point
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
 from raysweep.metrics.value import MetricValue
@@ -373,6 +374,7 @@ class MlflowSink:
         if child is not None and child.complete and child.state == record.state:
             self._already.add(record.key)
             return
+        fault_point("mlflow.before_send")
         ended_ms = round(1000 * record.ended_at)
         name = f"{record.control} control" if record.control else f"#{record.number:03d} {record.anonymizer}"
         if child is None:
@@ -410,9 +412,11 @@ class MlflowSink:
         if record.reason:
             tags["reason"] = record.reason
         self._log(child.run_id, metrics=[*metrics, *_metrics(seconds, ended_ms)[0], *curves], params=params, tags=tags)
+        fault_point("mlflow.half_sent")
         # The state goes last: a run that carries it is complete.
         self._client.set_tag(child.run_id, "state", record.state)
         self._client.set_terminated(child.run_id, "FINISHED" if record.state == "complete" else "FAILED", ended_ms)
+        fault_point("mlflow.after_send")
         self._children[key] = _Child(child.run_id, record.state, True, child.pareto or "false")
         self._sent.add(record.key)
         self._front_due = True
