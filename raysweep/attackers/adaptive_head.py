@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,10 +29,12 @@ class AdaptiveHead:
     Args:
         epochs: most passes over the enrolled images; 0 leaves it untrained.
         penalty: L2 penalty on the weights, relative to the mean log loss.
+        early_stopping: choose the number of passes on a tenth of the enrolled images that it does not learn from, then learn from all.
     """
 
     epochs: int = 60
     penalty: float = 1e-3
+    early_stopping: bool = False
 
     id: ClassVar[str] = "A3"
     name: ClassVar[str] = "adaptive_head"
@@ -65,14 +68,45 @@ class AdaptiveHead:
         size = np.sqrt((known**2).sum(axis=1).mean()) if learned.informative else 0.0
         if size > 0:
             matrix, known = matrix / size, known / size
-        weights = _fit(known, labels, classes, self.epochs, self.penalty)
+        epochs = self.epochs
+        if self.early_stopping and epochs:
+            epochs = _best_epochs(known, labels, classes, epochs, self.penalty, view.seed)
+        weights = _fit(known, labels, classes, epochs, self.penalty)
         # Rounded so that people with equal data stay equal; scores are of the order of 1.
         logits = np.round(((probe.row - learned.mean) @ matrix) @ weights, 7)
         logits[~probe.row.any(axis=1)] = MISSING
         return np.asarray(logits[probe.index], dtype=np.float32)
 
 
-def _fit(features: Array, labels: IntArray, classes: int, epochs: int, penalty: float) -> Array:
+def _best_epochs(features: Array, labels: IntArray, classes: int, most: int, penalty: float, seed: int) -> int:
+    """Passes after which a head that has not seen a tenth of the images tells them best; all of them when nobody can spare an image."""
+    order = np.random.default_rng([seed, 5]).permutation(len(labels))
+    _, first = np.unique(labels[order], return_index=True)
+    # At most one image of a person, and only of people who keep two.
+    spare = order[first][np.bincount(labels, minlength=classes)[labels[order[first]]] >= 3]
+    held = np.sort(spare[np.argsort(np.argsort(order)[spare])][: max(1, len(labels) // 10)])
+    if not len(held):
+        return most
+    learned = np.setdiff1d(np.arange(len(labels)), held)
+    losses: list[float] = []
+
+    def watch(flat: Array) -> None:
+        logits = features[held] @ flat.reshape(features.shape[1], classes)
+        logits -= logits.max(axis=1, keepdims=True)
+        losses.append(float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(held)), labels[held]]).mean()))
+
+    _fit(features[learned], labels[learned], classes, most, penalty, watch)
+    return int(np.argmin(losses)) + 1 if losses else most
+
+
+def _fit(
+    features: Array,
+    labels: IntArray,
+    classes: int,
+    epochs: int,
+    penalty: float,
+    watch: Callable[[Array], None] | None = None,
+) -> Array:
     """Weights (F, C) of a class-balanced multinomial logistic regression."""
     # Slow to import, and listing the attackers must not wait for it.
     from scipy.optimize import minimize
@@ -97,5 +131,6 @@ def _fit(features: Array, labels: IntArray, classes: int, epochs: int, penalty: 
         return value + penalty / 2 * float(flat @ flat), gradient.ravel()
 
     start = np.zeros(size * classes)
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": epochs, "maxfun": epochs + 1})
+    options = {"maxiter": epochs, "maxfun": epochs + 1}
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", options=options, callback=watch)
     return np.asarray(result.x).reshape(size, classes)

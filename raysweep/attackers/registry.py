@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from raysweep.attackers.adaptive_head import AdaptiveHead
 from raysweep.attackers.base import Attacker
@@ -27,7 +27,17 @@ from raysweep.attackers.semi_informed import SemiInformed
 from raysweep.attackers.transfer import Transfer
 from raysweep.errors import ConfigError, nearest
 
-__all__ = ["ATTACKERS", "GROUP", "Settings", "attacker", "attackers_of", "label", "list_attackers", "plugin_of"]
+__all__ = [
+    "ATTACKERS",
+    "GROUP",
+    "Settings",
+    "attacker",
+    "attackers_of",
+    "kinds_of",
+    "label",
+    "list_attackers",
+    "plugin_of",
+]
 
 GROUP = "raysweep.attackers"
 """The entry-point group of plug-ins."""
@@ -134,6 +144,20 @@ def list_attackers() -> list[tuple[str, str, Attacker | None, str]]:
         except ConfigError as error:
             listed.append((point.name, _origin(point), None, str(error)))
     return listed
+
+
+def kinds_of(each: Attacker) -> str:
+    """What may stand after the colon, the usual one first; empty when there is one kind only.
+
+    >>> kinds_of(attacker("A4"))
+    'ridge, autoencoder, unet, operator'
+    """
+    chooses = getattr(each, "variant", "")
+    if not chooses:
+        return ""
+    allowed = get_args(get_type_hints(type(each)).get(chooses, str))
+    usual = getattr(type(each), chooses, None)
+    return ", ".join(sorted(map(str, allowed), key=lambda kind: kind != str(usual)))
 
 
 def plugin_of(each: Attacker) -> str:

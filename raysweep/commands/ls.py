@@ -59,9 +59,12 @@ def _list(arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[Sequen
             rows.append((entry.name, entry.origin, ", ".join(method.parameters) or "none", method.reference))
         return ("name", "origin", "parameters", "reference"), rows
     if arguments.what == "attackers":
-        from raysweep.attackers import ATTACKERS, attacker
+        from raysweep.attackers.registry import kinds_of, list_attackers
 
-        return ("id", "name", "knowledge"), [(key, attacker(key).name, attacker(key).knowledge) for key in ATTACKERS]
+        return ("id", "name", "kinds", "origin", "knowledge"), [
+            (key, "", "", origin, error) if each is None else (key, each.name, kinds_of(each), origin, each.knowledge)
+            for key, origin, each, error in list_attackers()
+        ]
     if arguments.what == "metrics":
         from raysweep.metrics.catalogue import METRICS
 
