@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve_triangular
 
 from raysweep.attackers import Embeddings
+from raysweep.attackers.whitening import Whitening
 from raysweep.metrics.leaks import AttributeSums, hifd_privacy
 from raysweep.metrics.uncertainty import Estimate, MeanSums, clusters, mean_of
 from raysweep.metrics.value import MetricValue
@@ -23,8 +24,6 @@ __all__ = ["MIN_PEOPLE", "Leaks", "metric_word"]
 
 MIN_PEOPLE = 3
 """Fewest people of a group, in T to learn it from and in E to test it on, for the group to be guessed at."""
-Classifier = Any
-"""scikit-learn's, or None where there was nothing to learn."""
 
 
 def metric_word(text: str) -> str:
@@ -63,6 +62,26 @@ class _Groups:
         """Faces of a role that belong to one of the groups."""
         rows = ground.rows(role)
         return rows[self.label[rows] >= 0]
+
+
+@dataclass(frozen=True)
+class _Discriminant:
+    """Linear discriminant analysis with a shrunk covariance, all groups weighing the same: the nearest mean in the whitened space."""
+
+    mean: npt.NDArray[np.float64]
+    matrix: npt.NDArray[np.float64]
+    centres: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, learned: Whitening) -> _Discriminant:
+        centres = solve_triangular(learned.factor, learned.centres.T, lower=True, check_finite=False).T
+        return cls(learned.mean, learned.matrix(), centres)
+
+    def nearest(self, rows: npt.NDArray[np.floating]) -> IntArray:
+        """(n, D) embeddings -> (n,) number of the group."""
+        white = (np.asarray(rows, dtype=np.float64) - self.mean) @ self.matrix
+        score = white @ self.centres.T - (self.centres**2).sum(axis=1) / 2
+        return np.asarray(score.argmax(axis=1), dtype=np.int64)
 
 
 class Leaks:
@@ -106,27 +125,25 @@ class Leaks:
             }
         )
 
-    def _learn(self, groups: _Groups, faces: Embeddings) -> Classifier:
-        """Linear discriminant with shrunk covariance on faces of T, groups weighing the same."""
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # type: ignore[import-untyped]
-
+    def _learn(self, groups: _Groups, faces: Embeddings) -> _Discriminant | None:
+        """From the faces of T that were found; None where they teach nothing."""
         rows = groups.rows(self.ground, "T")
         known = faces.take(rows)
-        rows, features = rows[known.found], known.images[known.found]
-        label = groups.label[rows]
-        if len(np.unique(label)) < len(groups.words) or np.ptp(features, axis=0).max(initial=0) < 1e-5:
+        label = groups.label[rows][known.found]
+        if len(np.unique(label)) < len(groups.words):
             return None
-        priors = np.full(len(groups.words), 1 / len(groups.words))
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors)
-        return model.fit(features.astype(np.float64), label)
+        learned = Whitening.fit(known.images[known.found].astype(np.float64), label)
+        return _Discriminant.of(learned) if learned.informative else None
 
-    def _answers(self, model: Classifier, groups: _Groups, faces: Embeddings) -> npt.NDArray[np.float64]:
+    def _answers(self, model: _Discriminant | None, groups: _Groups, faces: Embeddings) -> npt.NDArray[np.float64]:
         """(n, K) one-hot answers; even where the face was not found or nothing could be learned."""
         count = len(groups.words)
-        answers = np.full((len(faces), count), 1 / count)
-        if model is not None and faces.found.any():
-            answers[faces.found] = np.eye(count)[model.predict(faces.images[faces.found].astype(np.float64))]
-        return answers
+        if model is None:
+            return np.full((len(faces), count), 1 / count)
+        # Answered per distinct embedding, so that equal faces get equal answers.
+        found = np.asarray(faces.row != 0).any(axis=1, keepdims=True)
+        answers = np.where(found, np.eye(count)[model.nearest(faces.row)], 1 / count)
+        return np.asarray(answers[faces.index])
 
     def _leak(self, name: str, groups: _Groups, faces: Mapping[str, Embeddings]) -> MetricValue:
         """Of the classifiers trained on clear and on anonymized faces of T, through each embedder: the best on S, reported on E."""
@@ -154,7 +171,7 @@ class Leaks:
         return replace(found, reason=found.reason or remark).metric(self.ground.plan)
 
     def _sums(
-        self, role: str, name: str, groups: _Groups, model: Classifier, faces: Embeddings, embedder: str
+        self, role: str, name: str, groups: _Groups, model: _Discriminant | None, faces: Embeddings, embedder: str
     ) -> AttributeSums:
         rows = groups.rows(self.ground, role)
         return AttributeSums.start(len(groups.words)).update(

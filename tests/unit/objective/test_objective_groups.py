@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raysweep.attackers.whitening import Whitening
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.expression import ExpressionSums
 from raysweep.metrics.identification import rank1_at_gallery
 from raysweep.metrics.uncertainty import Resampling
 from raysweep.objective import Judgement, Protocol, Referee
+from raysweep.objective.leaks import _Discriminant
 from raysweep.schema import FaceTable, FloatArray, Measurements
 
 PROTOCOL = Protocol(attackers=("A0", "A1"), bootstrap=200, controls=False)
@@ -161,6 +163,18 @@ def test_group_leak_sees_what_is_left_of_the_group(referee: Referee, table: Face
     assert "trained on anonymized faces" in flipped.reason
     for undetected in (np.zeros_like(faces), np.ones_like(faces)):
         assert referee.judge(replace(clear, embeddings={"net": undetected})).metrics["leak/attribute/gender"].value == 0
+
+
+def test_the_discriminant_agrees_with_scikit_learn(table: FaceTable) -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    faces = _faces(table) + 1.5 * _noise(_faces(table))
+    group = np.arange(PEOPLE).repeat(IMAGES) % 2
+    train = np.arange(len(table)) < 500
+    oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
+    oracle.fit(faces[train], group[train])
+    ours = _Discriminant.of(Whitening.fit(faces[train].astype(np.float64), group[train])).nearest(faces[~train])
+    assert (ours == oracle.predict(faces[~train])).mean() > 0.97
 
 
 def test_leaks_at_both_ends(referee: Referee, clear: Measurements) -> None:
