@@ -9,6 +9,7 @@ Pure functions on rows; the models are handed in (`Tools`). Reasons beside those
 | no_landmarks | the other rows bring dense landmarks (so many), this one does not and no model gives the same |
 | no_mask | the other rows bring a mask, this one does not and there is no parser |
 | failed | OpenCV or numpy refused the numbers; the detail has their message |
+| killed_worker | the process that read it was killed, again and again (see `engine.poison`) |
 """
 
 from __future__ import annotations
@@ -28,13 +29,30 @@ from raysweep.preprocess.landmarks import LandmarkModel, box_of_points
 from raysweep.preprocess.parse import HEAD_FRAME, Parser
 from raysweep.schema import ByteArray, FloatArray, Frame
 
-__all__ = ["Columns", "Face", "Origin", "Recipe", "RowProblem", "Tools", "crop_row", "crop_rows", "recipe_for"]
+__all__ = [
+    "KILLED",
+    "Columns",
+    "Face",
+    "Origin",
+    "Recipe",
+    "RowProblem",
+    "Tools",
+    "crop_row",
+    "crop_rows",
+    "faces_in",
+    "problem_rows",
+    "read_image",
+    "recipe_for",
+]
 
 Columns = dict[str, np.ndarray[Any, Any]]
 """Arrays of one length, by column name."""
 
 Origin = Literal["none", "known", "model"]
 """Where landmarks and masks come from: nowhere, the rows themselves, a model."""
+
+
+KILLED = "killed_worker"
 
 
 class RowProblem(Exception):  # noqa: N818 - a finding about one row, which is quarantined; no programme error
@@ -85,13 +103,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Face:
-    """One aligned face, in crop pixels; `note` is empty or says what else was seen."""
+    """One aligned face, in crop pixels; `note` is empty or says what else was seen, `matrix` (2, 3) maps photograph to crop."""
 
     crop: ByteArray
     points: FloatArray
     landmarks: FloatArray | None
     mask: ByteArray | None
-    note: str = ""
+    note: str
+    matrix: Matrix
 
 
 def recipe_for(row: Mapping[str, Any], frame: Frame, tools: Tools, *, models: bool = True) -> Recipe:
@@ -128,27 +147,61 @@ def recipe_for(row: Mapping[str, Any], frame: Frame, tools: Tools, *, models: bo
     return Recipe(frame, landmarks, count, mask)
 
 
+def read_image(row: Mapping[str, Any]) -> ByteArray:
+    """The photograph of a row of `face_schema`, (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        RowProblem: it cannot be read.
+    """
+    try:
+        return decode(row["image"], row["encoding"], row["height"], row["width"])
+    except ImageProblem as problem:
+        raise RowProblem(problem.reason_code, problem.message) from problem
+
+
 def crop_row(row: Mapping[str, Any], recipe: Recipe, tools: Tools) -> Face:
     """One row of `face_schema` -> one aligned face.
 
     Raises:
         RowProblem: the row cannot be used.
     """
+    return faces_in(read_image(row), row, recipe, tools)[0]
+
+
+def faces_in(
+    image: ByteArray, row: Mapping[str, Any], recipe: Recipe, tools: Tools, *, everyone: bool = False
+) -> list[Face]:
+    """The face that a row is about, and with `everyone` after it all others that the detector finds in the photograph.
+
+    Args:
+        image: of the row, from `read_image`.
+        row: of `face_schema`.
+        recipe, tools: how faces are made.
+        everyone: look for others, also where the row brings the points of its face.
+
+    Raises:
+        RowProblem: the row cannot be used; with `everyone` also when one of the others cannot be aligned.
+    """
     try:
-        image = decode(row["image"], row["encoding"], row["height"], row["width"])
-        points, box, note = _locate(image, row, tools)
-        crop, matrix = align(image, points, recipe.frame)
-        return Face(
-            crop=crop,
-            points=transform_points(points, matrix),
-            landmarks=_landmarks(image, row, points, box, matrix, recipe, tools),
-            mask=_mask(image, row, points, matrix, recipe, tools),
-            note=note,
-        )
+        points, box, note, others = _locate(image, row, tools, everyone)
+        faces = [_face(image, row, points, box, note, recipe, tools)]
+        for other, place in others:
+            # What the row brings is true of its own face only.
+            faces.append(_face(image, {**row, "landmarks": None}, other, place, "another face", recipe, tools))
+        return faces
     except ImageProblem as problem:
         raise RowProblem(problem.reason_code, problem.message) from problem
     except (cv2.error, ValueError, ArithmeticError) as error:
         raise RowProblem("failed", f"{type(error).__name__}: {_one_line(error)}") from error
+
+
+def problem_rows(rows: Sequence[Mapping[str, Any]], recipe: Recipe, reason: str, detail: str) -> Columns:
+    """Columns as of `crop_rows` for rows of which none can be used, for one reason."""
+    texts = {"reason": reason, "detail": detail, "note": ""}
+    columns = recipe.blank(len(rows))
+    for name in ("face_id", "source", *texts):
+        columns[name] = np.array([texts.get(name, str(row.get(name, ""))) for row in rows], dtype=np.str_)
+    return columns
 
 
 def crop_rows(rows: Sequence[Mapping[str, Any]], recipe: Recipe, tools: Tools) -> Columns:
@@ -175,8 +228,34 @@ def crop_rows(rows: Sequence[Mapping[str, Any]], recipe: Recipe, tools: Tools) -
     return columns
 
 
-def _locate(image: ByteArray, row: Mapping[str, Any], tools: Tools) -> tuple[FloatArray, FloatArray | None, str]:
-    """Five points, the detector's box when it was asked, and a note."""
+Located = tuple[FloatArray, FloatArray | None]
+"""Five points, and the detector's box when it was asked."""
+
+
+def _face(
+    image: ByteArray,
+    row: Mapping[str, Any],
+    points: FloatArray,
+    box: FloatArray | None,
+    note: str,
+    recipe: Recipe,
+    tools: Tools,
+) -> Face:
+    crop, matrix = align(image, points, recipe.frame)
+    return Face(
+        crop=crop,
+        points=transform_points(points, matrix),
+        landmarks=_landmarks(image, row, points, box, matrix, recipe, tools),
+        mask=_mask(image, row, points, matrix, recipe, tools),
+        note=note,
+        matrix=matrix,
+    )
+
+
+def _locate(
+    image: ByteArray, row: Mapping[str, Any], tools: Tools, everyone: bool
+) -> tuple[FloatArray, FloatArray | None, str, list[Located]]:
+    """Five points, the detector's box when it was asked, a note, and with `everyone` the other faces."""
     if row["points"] is not None:
         points = np.asarray(row["points"], dtype=np.float32)
         if points.shape != (10,) or not np.isfinite(points).all():
@@ -184,9 +263,19 @@ def _locate(image: ByteArray, row: Mapping[str, Any], tools: Tools) -> tuple[Flo
                 "bad_points", f"{points.size} numbers, some perhaps not finite; five finite points are needed"
             )
         points = points.reshape(5, 2)
-        if float(np.ptp(points, axis=0).max()) < 2.0:
+        spread = float(np.ptp(points, axis=0).max())
+        if spread < 2.0:
             raise RowProblem("bad_points", "the five points lie within two pixels")
-        return points, None, ""
+        if not everyone or tools.detector is None:
+            return points, None, "", []
+        found = tools.detector.detect(image)
+        centre = points.mean(axis=0)
+        away = [
+            index
+            for index in range(len(found))
+            if float(np.linalg.norm(found.points[index].mean(axis=0) - centre)) > spread
+        ]
+        return points, None, "", [(found.points[index], found.boxes[index]) for index in away]
     if tools.detector is None:
         raise RowProblem("no_face", "the row brings no points and there is no detector")
     height, width = image.shape[:2]
@@ -197,7 +286,8 @@ def _locate(image: ByteArray, row: Mapping[str, Any], tools: Tools) -> tuple[Flo
         )
     best = choose_face(found, height, width)
     note = f"{len(found)} faces, the largest and most central one was taken" if len(found) > 1 else ""
-    return found.points[best], found.boxes[best], note
+    others = [(found.points[index], found.boxes[index]) for index in range(len(found)) if everyone and index != best]
+    return found.points[best], found.boxes[best], note, others
 
 
 def _landmarks(
