@@ -126,6 +126,25 @@ def test_the_clamp_is_where_it_was(generator: Generator, inputs: Tensors, golden
     assert apart(clamp_probe(generator, inputs), golden["out_clamp_probe_s8"])[0] > 1.0
 
 
+@pytest.mark.slow
+def test_half_precision(generator: Generator, inputs: Tensors, golden: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operands and results of all products rounded to half, as on a tensor core: what `precision=float16` is said to cost."""
+
+    def rounded(x: torch.Tensor | None) -> torch.Tensor | None:
+        return None if x is None else x.half().float()
+
+    for name in ("conv2d", "conv_transpose2d", "linear"):
+        exact = getattr(F, name)
+
+        def half(x: Any, weight: Any, bias: Any = None, exact: Any = exact, **how: Any) -> Any:
+            return rounded(exact(rounded(x), rounded(weight), rounded(bias), **how))
+
+        monkeypatch.setattr(F, name, half)
+    most, mean = apart(paint(generator, inputs, rows=1), golden["out"])
+    assert TOLERANCE < most < 0.01
+    assert mean < 0.001
+
+
 # ---------------------------------------------------------------- a mistake anywhere shows
 def flip_an_up_kernel(network: Generator) -> None:
     conv = network.decoder[2].conv1

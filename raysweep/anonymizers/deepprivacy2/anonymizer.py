@@ -42,8 +42,9 @@ class DeepPrivacy2(Anonymizer):
     faces. The box follows from the five points, see `conditioning`. Outside of the box the photograph stays as it is: hair, ears, neck
     and background can still tell who it is, and `box_scale` decides how much of them is left.
 
-    `precision=float16` computes convolutions in half precision on CUDA; the style, the conditioning and the compositing stay float32. On the golden
-    inputs it changes the generator's output, of range [-1, 1], by MEASURED.
+    `precision=float16` computes the generator in half precision on CUDA; the style, the conditioning and the compositing stay float32. With operands and
+    results of all convolutions rounded to half precision, the output for the golden inputs (standard deviation 0.34) changes by 0.001 on average
+    and 0.007 at most, less than one grey level (`tests/golden`).
 
     Attributes:
         guarantee: after `load`, for the record: which weights (`init`, name, sha256) and in which precision.
