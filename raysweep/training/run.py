@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -101,13 +102,14 @@ def _train_shared(
     cuda = device.type == "cuda"
     progress = folder / PROGRESS
     progress.unlink(missing_ok=True)
+    state = folder.absolute() / "ray"
     threads = max(1, (os.cpu_count() or 1) // job.workers)
     share = _Share(job, str(folder), resume, cuda, threads)
     trainer = TorchTrainer(
         _train_my_share,
         train_loop_config={"share": share},
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=cuda),
-        run_config=RunConfig(name="ray", storage_path=str(folder.absolute() / "ray")),
+        run_config=RunConfig(name="ray", storage_path=str(state)),
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
     )
     ended = threading.Event()
@@ -115,6 +117,7 @@ def _train_shared(
     reader.start()
     try:
         trainer.fit()
+        shutil.rmtree(state)  # Ray Train's own notes of a run that has ended
     except Exception as error:  # Ray Train wraps what a worker raised in classes of its own
         from raysweep.engine.session import our_error
 
@@ -190,7 +193,7 @@ def open_folder(folder: Path, key: str, resume: bool) -> dict[str, Any] | None:
         report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder}: {error}") from error
-    begun = (folder / CHECKPOINTS).is_dir() and any((folder / CHECKPOINTS).glob("step-*.pt"))
+    begun = (folder / CHECKPOINTS).is_dir() and any((folder / CHECKPOINTS).glob("step-*.save"))
     if (report is not None or begun) and not resume:
         what = "a finished" if report is not None else "an unfinished"
         raise ConfigError(f"{folder} holds {what} training; add --resume to go on with it, or give another --out")

@@ -18,8 +18,8 @@ __all__ = ["KEPT", "last_checkpoint", "save_checkpoint", "write_atomically"]
 KEPT = 2
 """Checkpoints that stay: should the disk have damaged the last one, the one before serves."""
 
-NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
-"""The name holds the step and the first half of the content's sha256."""
+NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.save")
+"""The name holds the step and the first quarter of the content's sha256; its ending is none of a weight file, for which it is not meant."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        path = folder / f"step-{step:09d}-{_digest(Path(name))}.pt"
+        path = folder / f"step-{step:09d}-{_digest(Path(name))}.save"
         os.replace(name, path)
         _sync(folder)
         for old in _checkpoints(folder)[KEPT:]:
@@ -100,7 +100,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The newest first."""
-    return sorted((path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in folder.glob("step-*.save") if NAME.fullmatch(path.name)), reverse=True)
 
 
 def _digest(path: Path) -> str:
