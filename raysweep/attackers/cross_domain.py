@@ -17,7 +17,7 @@ __all__ = ["CrossDomain", "PairMap"]
 Array = npt.NDArray[np.float64]
 
 PENALTIES = tuple(10.0**power for power in range(-4, 5))
-"""Tried for the ridge regression; the best by leave-one-out on T is taken (Golub, Heath and Wahba 1979)."""
+"""Tried for the ridge regression; the best by generalised cross-validation on T is taken (Golub, Heath and Wahba 1979)."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,20 @@ class PairMap:
     def fit(cls, anonymized: Array, clear: Array) -> PairMap:
         """Learn from (n, D) pairs, row by row the same face."""
         mean, target = anonymized.mean(axis=0), clear.mean(axis=0)
-        left, strength, right = np.linalg.svd(anonymized - mean, full_matrices=False)
-        wanted = left.T @ (clear - target)
-        squared, share_of = strength**2, left**2
+        centred, wanted = anonymized - mean, clear - target
+        # All in D x D: neither the number of faces nor of penalties costs much.
+        squared, directions = np.linalg.eigh(centred.T @ centred)
+        squared = np.maximum(squared, 0.0)
+        along = directions.T @ (centred.T @ wanted)
+        explained = (along**2).sum(axis=1)
         errors = []
         for penalty in PENALTIES:
-            shrink = squared / (squared + penalty)
-            rest = (clear - target) - left @ (shrink[:, None] * wanted)
-            own = 1 - share_of @ shrink - 1 / len(clear)
-            errors.append(float(((rest / np.maximum(own, 1e-9)[:, None]) ** 2).mean()))
+            shrink = 1 / (squared + penalty)
+            rest = (wanted**2).sum() - (explained * (2 * shrink - squared * shrink**2)).sum()
+            freedom = 1 - (squared * shrink).sum() / len(clear) - 1 / len(clear)
+            errors.append(float(rest / max(freedom, 1e-9) ** 2))
         penalty = PENALTIES[int(np.argmin(errors))]
-        return cls(mean, target, right.T @ ((strength / (squared + penalty))[:, None] * wanted), penalty)
+        return cls(mean, target, directions @ (along / (squared + penalty)[:, None]), penalty)
 
     def __call__(self, rows: Array) -> Array:
         """(n, D) anonymized -> (n, D) as it may have been."""
