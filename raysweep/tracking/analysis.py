@@ -48,7 +48,7 @@ class Analysis:
     Attributes:
         run, state, evidence: what was read.
         selected: the front chosen on S and measured on E; None when no trial has values on S.
-        chosen: keys of the trials on it.
+        chosen: keys of the trials on it; `holding`: of those that no other chosen one dominates on E.
         shown: trials on the front by either rule, most private first.
         beaten: by key, numbers of the trials that dominate it in at least 95 % of the joint draws.
         compared: how many trials have draws.
@@ -62,6 +62,7 @@ class Analysis:
     evidence: Evidence
     selected: SelectedFront | None
     chosen: frozenset[str]
+    holding: frozenset[str]
     shown: tuple[TrialRecord, ...]
     beaten: Mapping[str, tuple[int, ...]]
     compared: int
@@ -83,11 +84,8 @@ def analyse(run: StoredRun) -> Analysis:
     ranked = list(state.ranked)
     on_s, on_e = _values(ranked, "selection/"), _values(ranked, "")
     selected = front_on_selection(on_s, on_e) if len(ranked) and np.isfinite(on_s).all(axis=1).any() else None
-    chosen = (
-        frozenset()
-        if selected is None
-        else frozenset(record.key for record, taken in zip(ranked, selected.chosen, strict=True) if taken)
-    )
+    chosen = _taken(ranked, None if selected is None else selected.chosen)
+    holding = _taken(ranked, None if selected is None else selected.standing)
     marked = chosen | state.front_keys
     shown = sorted(
         (record for record in ranked if record.key in marked),
@@ -107,6 +105,7 @@ def analyse(run: StoredRun) -> Analysis:
         evidence,
         selected,
         chosen,
+        holding,
         tuple(shown),
         beaten,
         len(draws),
@@ -153,6 +152,11 @@ def _values(records: Sequence[TrialRecord], prefix: str) -> Array:
             if value is not None and value.ok:
                 found[row, column] = value.value
     return found
+
+
+def _taken(records: Sequence[TrialRecord], taken: npt.NDArray[np.bool_] | None) -> frozenset[str]:
+    """Keys of the records that are taken."""
+    return frozenset() if taken is None else frozenset(records[row].key for row in np.flatnonzero(taken))
 
 
 def _draws(evidence: Evidence, records: Sequence[TrialRecord]) -> dict[str, Array]:

@@ -111,6 +111,6 @@ class SweepInfo:
         )
         values["clear"] = {name: MetricValue.from_dict(value) for name, value in record.get("clear", {}).items()}
         values["parameters"] = tuple(record.get("parameters", ()))
-        for name in ("name", "key", "dataset", "anonymizer", "command", "sampler"):
-            values[name] = str(values.get(name, ""))
+        for name in ("name", "key", "dataset", "anonymizer"):
+            values[name] = str(record[name])
         return cls(**{**values, "synthetic": bool(values.get("synthetic")), "run_folder": run_folder})

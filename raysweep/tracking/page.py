@@ -84,4 +84,12 @@ def _text(name: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False).from_string(_text("report.html"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_visible)
+    return environment.from_string(_text("report.html"))
+
+
+def _visible(value: Any) -> Any:
+    """Every value on its way into the page: printable characters and line ends only, whoever made it."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(plain(line, 4000) for line in value.split("\n"))

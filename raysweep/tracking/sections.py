@@ -213,7 +213,7 @@ def attackers_by_setting(found: Analysis) -> Tabular:
     ids = sorted(kinds, key=lambda item: (plain(item), item))
     settings = _setting_columns(records)
     columns: list[str | Column] = [
-        Column("trial", "key"), *_setting_heads(settings), *(Column(f"{plain(item, 12)} {plain(kinds[item], 24)}".strip(), "n") for item in ids),
+        Column("trial", "key"), *_setting_heads(settings), *(Column(f"{plain(item, 16)} {plain(kinds[item], 60).partition(' (')[0]}".strip(), "n") for item in ids),
         Column("P", "n"), Column("U", "n"),
     ]  # fmt: skip
     rows = []
@@ -784,9 +784,11 @@ def _standing(found: Analysis, record: TrialRecord) -> str:
     on_e = record.key in found.state.front_keys
     if found.selected is None:
         return "on the front"
-    if record.key in found.chosen:
-        return "chosen, holds" if on_e else "chosen, then dominated"
-    return "front on E only"
+    if record.key not in found.chosen:
+        return "front on E only"
+    if record.key not in found.holding:
+        return "chosen, then dominated"
+    return "chosen, holds" if on_e else "chosen; a better one was missed"
 
 
 def _guarantee(record: TrialRecord) -> str:

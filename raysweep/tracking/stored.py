@@ -87,11 +87,12 @@ def find_run(name: str | None, runs: Path) -> Path:
     """The run folder that is meant.
 
     Args:
-        name: a run folder, or the start of a folder's name or of a sweep's key under `runs`; None: the newest.
+        name: a run folder, or the start of a folder's name or of a sweep's key under `runs`, of several runs of one space the newest;
+            None: the newest of all.
         runs: folder of runs.
 
     Raises:
-        ConfigError: none fits, or several do; says which there are.
+        ConfigError: none fits, or several of different spaces do; says which there are.
     """
     folders = sorted(path.parent for path in runs.glob("*/sweep.json")) if runs.is_dir() else []
     if name is None:
@@ -108,16 +109,13 @@ def find_run(name: str | None, runs: Path) -> Path:
     fitting = exact or [
         folder for folder in folders if folder.name.startswith(word) or folder.name.rpartition("-")[2].startswith(word)
     ]
-    if len(fitting) == 1:
-        return fitting[0]
+    if fitting and len({folder.name.rpartition("-")[0] for folder in fitting}) == 1:
+        return max(fitting, key=_touched)
     names = [folder.name for folder in folders]
     shown = ", ".join(plain(item, 80) for item in names[:20]) or "none"
     if fitting:
-        newest = max(fitting, key=_touched)
-        raise ConfigError(
-            f"run {plain(name)!r} fits {len(fitting)} runs: {', '.join(plain(item.name, 80) for item in fitting)}; "
-            f"give more of the name (the newest is {plain(newest.name, 80)})"
-        )
+        listed = ", ".join(plain(item.name, 80) for item in fitting)
+        raise ConfigError(f"run {plain(name)!r} fits {len(fitting)} runs: {listed}; give more of the name")
     raise ConfigError(f"no run {plain(name)!r} in {runs}{nearest(word, names)}; runs there: {shown}")
 
 

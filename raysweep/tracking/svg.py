@@ -46,7 +46,7 @@ class Axis:
         return self.ticks or nice_ticks(self.low, self.high)
 
 
-def nice_ticks(low: float, high: float, about: int = 5) -> tuple[float, ...]:
+def nice_ticks(low: float, high: float, about: int = 7) -> tuple[float, ...]:
     """Round values from low to high, about as many as asked for.
 
     >>> nice_ticks(0, 1)
@@ -93,7 +93,11 @@ class Plot:
         given = Markup("").join(
             Markup(' {}="{}"').format(key.replace("_", "-"), _short(value)) for key, value in attributes.items()
         )
-        hover = Markup("<title>{}</title>").format(title) if title else Markup("")
+        hover = (
+            Markup("<title>{}</title>").format("\n".join(plain(line, 400) for line in title.split("\n")))
+            if title
+            else Markup("")
+        )
         self._parts.append(
             Markup('<{0} class="{1}"{2}>{3}{4}</{0}>').format(Markup(element), css, given, hover, body)  # noqa: S704 - our own word
         )

@@ -32,8 +32,8 @@ def verdict(found: Analysis) -> str:
     complete = sum(record.state == "complete" for record in state.trials)
     kind = "drawn" if info.synthetic else "photographed"
     people = info.identities.get("E", 0)
-    settings = "1 setting" if complete == 1 else f"{complete} settings"
-    tried = f"{settings} of {plain(info.anonymizer, 120)} {'was' if complete == 1 else 'were'} scored on {info.faces:,} {kind} faces"
+    settings = "No setting" if not complete else "1 setting" if complete == 1 else f"{complete} settings"
+    tried = f"{settings} of {plain(info.anonymizer, 120)} {'was' if complete <= 1 else 'were'} scored on {info.faces:,} {kind} faces"
     judged = f", privacy on {people} people who were used for nothing else." if people else "."
     if state.knee is None:
         return f"{tried}{judged} No trial could be ranked: each needs a privacy and a utility that are numbers."
