@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from raysweep.errors import ConfigError, nearest
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
 from raysweep.search.space import Arm, Space
@@ -24,6 +26,13 @@ __all__ = ["SAMPLERS", "Proposal", "Proposer"]
 
 SAMPLERS = ("tpe", "nsga2", "gp", "qmc", "random", "list")
 """`list` runs the explicit settings of a study in order; the others are Optuna's."""
+
+FORGETFUL = ("tpe", "gp", "random")
+"""Samplers that keep nothing between two proposals: with a seed per proposal and the same history they propose the same, after a kill too."""
+REPLACED = "replaced"
+
+STUBBORN = 10
+"""Known settings in a row after which one is drawn at random: a sampler may be fond of the same few."""
 
 MAX_REPEATS = 50
 """How many already known settings in a row a sampler may propose before the space counts as exhausted."""
@@ -113,9 +122,12 @@ class Proposer:
         self.finished = len(self._records)
         self._closed = False
         self.duplicates = 0
-        # Another seed after a resume: the same one would propose the known settings again.
+        self._sampler, self._seed = sampler, seed
+        # NSGA-II begins anew after a resume, with another seed: the same one would propose the known settings again. QMC is a fixed
+        # sequence, of which the known settings are passed over.
+        first = seed if sampler == "qmc" else seed + self.number
         self._study = optuna.create_study(
-            directions=["maximize", "maximize"], sampler=make_sampler(sampler, seed + self.number, trials)
+            directions=["maximize", "maximize"], sampler=make_sampler(sampler, first, trials)
         )
         for record in sorted(known, key=lambda record: record.number):
             self._remember(record)
@@ -128,16 +140,23 @@ class Proposer:
         """The next setting that has no record yet; None when the budget is used up, the space exhausted or `close` was called."""
         if self._closed:
             return None
-        for _ in range(MAX_REPEATS):
+        for attempt in range(MAX_REPEATS + (len(self._records) if self._sampler == "qmc" else 0)):
             if self.finished + len(self._running) >= self._trials:
                 return None
+            if self._sampler in FORGETFUL:
+                state = np.random.SeedSequence([self._seed, self.number, attempt]).generate_state(1)
+                name = self._sampler if attempt < STUBBORN else "random"
+                self._study.sampler = make_sampler(name, int(state[0]) >> 1, self._trials)
             arm, setting, trial, repeat = self._next()
             if arm is None:
                 return None
             key = self._key_of(arm.anonymizer, setting, repeat)
             if key in self._records or key in self._running.values():
                 self.duplicates += trial is not None
-                self._tell(trial, self._records.get(key))
+                if self._sampler in FORGETFUL:
+                    self._replace(trial)
+                else:
+                    self._tell(trial, self._records.get(key))
                 continue
             proposal = Proposal(self.number, arm.anonymizer, setting, repeat)
             self.number += 1
@@ -157,13 +176,20 @@ class Proposer:
         if record.key not in self._records:
             self.finished += 1
         self._records[record.key] = record
-        self._tell(self._asked.pop(record.number, None), record)
+        trial = self._asked.pop(record.number, None)
+        if trial is not None and self._sampler in FORGETFUL:
+            # As a resumed sweep will find it in the ledger: rounded, and without what was proposed twice.
+            self._replace(trial)
+            self._remember(record)
+        else:
+            self._tell(trial, record)
 
     def states(self) -> dict[str, int]:
         """How many trials the study holds, by state (a finished sweep has none RUNNING)."""
         counts: dict[str, int] = {}
         for trial in self._study.get_trials(deepcopy=False):
-            counts[trial.state.name] = counts.get(trial.state.name, 0) + 1
+            if REPLACED not in trial.user_attrs:
+                counts[trial.state.name] = counts.get(trial.state.name, 0) + 1
         return counts
 
     def _next(self) -> tuple[Arm | None, dict[str, Value], optuna.Trial | None, int]:
@@ -226,6 +252,14 @@ class Proposer:
                 values=values,
             )
         )
+
+    def _replace(self, trial: optuna.Trial | None) -> None:
+        """End an asked trial so that no sampler learns from it."""
+        import optuna
+
+        if trial is not None:
+            trial.set_user_attr(REPLACED, True)
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
     def _tell(self, trial: optuna.Trial | None, record: TrialRecord | None) -> None:
         import optuna

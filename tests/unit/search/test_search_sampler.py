@@ -126,3 +126,12 @@ def test_a_searched_space_is_not_repeated() -> None:
     space = load_space(find_space("blur"))
     with pytest.raises(ConfigError, match="only a study"):
         Proposer(space, sampler="tpe", seed=1, trials=6, key_of=key_of, repeats=2)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_a_sweep_killed_at_any_trial_proposes_what_the_undisturbed_one_does(sampler: str) -> None:
+    space = load_space(find_space("pixelate"))
+    whole = drive(make(space, 9, sampler=sampler))
+    for killed_after in (1, 5, 8):
+        rest = drive(make(space, 9, known=whole[:killed_after], sampler=sampler))
+        assert [record.setting for record in whole] == [record.setting for record in whole[:killed_after] + rest]
