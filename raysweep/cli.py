@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "tune": "search an anonymizer's settings for the privacy-utility front",
     "evaluate": "score one setting of one anonymizer",
     "report": "write the report of a sweep as one page; tables; a score bundle",
+    "anonymize": "apply a point of a sweep to a whole data set",
     "prepare": "read, detect, align and measure a data set once",
     "train": "train an expression classifier or an anonymizer's generator",
     "ls": "list spaces, anonymizers, attackers, metrics, models, data, runs",

@@ -5,20 +5,27 @@
     shard files --- slices of rows --->      [ CropRows x workers ] ---> [ MeasureCrops x GPUs ] ---> driver: ReferenceWriter
                                             \\___ without a GPU one fused actor: PrepareRows ___/
 
+`release`: Parquet shards -> parts of rows -> actor pool (decode, find every face, align, anonymize, put back, encode) -> driver: PartsFolder.
+
+    shard files --- parts of rows --->      [ ReleaseRows x workers ] ---> driver: one file and one receipt a part
+
 A slice goes in, one block of columns comes out. Nothing depends on order: rows carry their `face_id`, the writer puts them where
 they belong, and refuses to end unless every row came back once, as a face or with a reason. The actors only hold models; the
-work is in pure functions (`preprocess.rows`, `preprocess.measure`), which `prepare_local` calls in this process.
+work is in pure functions (`preprocess.rows`, `preprocess.measure`, `engine.apply`), which `prepare_local` and `release_local` call in this
+process. A row that kills its actor is found by halving and set aside (`engine.poison`). No more blocks are in flight than the object store
+holds: Ray Data makes the actors wait for the driver.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from raysweep.engine.poison import remote_tally
 from raysweep.engine.references import ReferenceStore, ReferenceWriter, RowLabels
 from raysweep.engine.session import our_error
 from raysweep.errors import DataError, StoreError
@@ -28,6 +35,10 @@ from raysweep.preprocess.tools import open_tools
 from raysweep.schema import Frame
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from raysweep.engine.apply import Method, Output, Shared
+    from raysweep.engine.parts import Part
     from raysweep.models.zoo import Zoo
 
 __all__ = [
@@ -39,6 +50,8 @@ __all__ = [
     "prepare",
     "prepare_local",
     "read_slice",
+    "release",
+    "release_local",
 ]
 
 SLICES, FEWEST_ROWS, MOST_ROWS = 16, 16, 128
@@ -122,7 +135,7 @@ def prepare(
         cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
         count = max(1, min(workers or cpus, cpus, len(slices)))
         share = max(1, cpus // count)
-        crop: dict[str, Any] = {"zoo": zoo, "recipe": recipe, "threads": share}
+        crop: dict[str, Any] = {"zoo": zoo, "recipe": recipe, "threads": share, "tally": remote_tally()}
         # One block per slice, else a single actor would get them all; batch_size=1 is one slice.
         data = ray.data.from_items(slices, override_num_blocks=len(slices))
         pool: dict[str, Any] = {"batch_size": 1, "num_cpus": share, "compute": ActorPoolStrategy(size=count)}
@@ -208,6 +221,73 @@ def _summary(store: ReferenceStore, started: float, *, reused: bool) -> PrepareS
     return PrepareSummary(
         store, *counts, manifest["reasons"], manifest["notes"], time.perf_counter() - started, reused=reused
     )
+
+
+def release(
+    parts: Sequence[Part],
+    zoo: Zoo,
+    recipe: Recipe,
+    method: Method,
+    output: Output,
+    shared: Shared,
+    *,
+    workers: int | None = None,
+) -> Iterator[pa.Table]:
+    """Anonymize with Ray Data (Ray must run); tables of `engine.apply.ReleaseRows` in any order, a part in one or more of them.
+
+    Args:
+        parts: what is to be done.
+        zoo, recipe: how faces are found and made.
+        method, output, shared: what is done and written.
+        workers: actors; None for one per CPU of the cluster. They share the GPUs.
+
+    Raises:
+        DataError, ModelError, ConfigError: of the actors.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from raysweep.engine.apply import ReleaseRows
+
+    resources = ray.cluster_resources()
+    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    count = max(1, min(workers or cpus, cpus, len(parts)))
+    share = max(1, cpus // count)
+    items = [vars(part) | {"part": part.number} for part in parts]
+    held = ray.put(shared)  # once, not with each actor
+    arguments = {
+        "zoo": zoo,
+        "recipe": recipe,
+        "method": method,
+        "output": output,
+        "shared": [held],  # in a list, or Ray would put the value in its place
+        "device": None,
+        "threads": share,
+        "tally": remote_tally(),
+    }
+    data = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        ReleaseRows,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        num_cpus=share,
+        num_gpus=gpus / count if gpus else 0,
+        compute=ActorPoolStrategy(size=count),
+    )
+    try:
+        yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except Exception as error:  # Ray wraps what an actor raised in classes of its own
+        raise our_error(error) from error
+
+
+def release_local(
+    parts: Sequence[Part], zoo: Zoo, recipe: Recipe, method: Method, output: Output, shared: Shared, *, threads: int = 1
+) -> Iterator[pa.Table]:
+    """The same in this process, without Ray; arguments and errors as in `release`."""
+    from raysweep.engine.apply import ReleaseRows
+
+    actor = ReleaseRows(zoo, recipe, method, output, shared, None, threads)
+    for part in parts:
+        yield actor({"path": [part.path], "start": [part.start], "rows": [part.rows], "part": [part.number]})
 
 
 # --------------------------------------------------------------------- reading

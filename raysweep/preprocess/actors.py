@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from raysweep.engine.poison import Begun, Tally, careful
 from raysweep.errors import DataError
 from raysweep.preprocess.measure import measure_columns
-from raysweep.preprocess.rows import Columns, Recipe, Tools, crop_rows
+from raysweep.preprocess.rows import KILLED, Columns, Recipe, Tools, crop_rows, problem_rows
 from raysweep.preprocess.tools import open_tools
 from raysweep.schema import Frame
 
@@ -47,20 +50,27 @@ def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
 
 
 class CropRows:
-    """Work item -> columns of `crop_rows`."""
+    """Work item -> columns of `crop_rows`; rows that kill their process are quarantined where a tally is kept."""
 
-    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
-        self._zoo, self._recipe, self._threads = zoo, recipe, threads
+    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int, tally: Tally | None = None) -> None:
+        self._zoo, self._recipe, self._threads, self._tally = zoo, recipe, threads, tally
 
     @cached_property
     def _tools(self) -> Tools:
         _limit_threads(self._threads)
         return open_tools(self._zoo, "cpu", self._threads)
 
+    def crop(self, what: Begun) -> Columns:
+        """Some rows of a shard."""
+        return crop_rows(read_slice(*what), self._recipe, self._tools)
+
+    def give_up(self, what: Begun) -> Columns:
+        """Rows that nobody survives."""
+        return problem_rows(read_slice(*what), self._recipe, KILLED, "its worker was killed each time it worked on it")
+
     def __call__(self, item: Mapping[str, Any]) -> Columns:
         """One work item, as arrays of length 1."""
-        rows = read_slice(str(item["path"][0]), int(item["start"][0]), int(item["rows"][0]))
-        return crop_rows(rows, self._recipe, self._tools)
+        return _joined(careful(_rows_of(item), self.crop, self.give_up, self._tally))
 
 
 class MeasureCrops:
@@ -87,13 +97,31 @@ class MeasureCrops:
 class PrepareRows:
     """Both in one actor: on a machine without a GPU a second pool would only cost its start and copies of the pixels."""
 
-    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int) -> None:
+    def __init__(self, zoo: Zoo, recipe: Recipe, threads: int, tally: Tally | None = None) -> None:
         self._crop = CropRows(zoo, recipe, threads)
         self._measure = MeasureCrops(zoo, recipe.frame, "cpu", threads)
+        self._tally = tally
 
     def __call__(self, item: Mapping[str, Any]) -> Columns:
         """One work item, as arrays of length 1."""
-        return self._measure(self._crop(item))
+
+        def work(what: Begun) -> Columns:
+            return self._measure(self._crop.crop(what))
+
+        def give_up(what: Begun) -> Columns:
+            return self._measure(self._crop.give_up(what))
+
+        return _joined(careful(_rows_of(item), work, give_up, self._tally))
+
+
+def _rows_of(item: Mapping[str, Any]) -> Begun:
+    return str(item["path"][0]), int(item["start"][0]), int(item["rows"][0])
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _limit_threads(threads: int) -> None:
