@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urljoin, urlsplit
 
 from raysweep.errors import ModelError, nearest
@@ -19,7 +21,10 @@ from raysweep.models.entry import Archive, Entry, catalogue
 from raysweep.models.loading import file_digest
 from raysweep.models.zoo import CHECKSUMS, open_zoo, weights_folder
 
-__all__ = ["HOSTS", "Checked", "check_url", "extract_member", "fetch", "verify"]
+if TYPE_CHECKING:
+    import requests
+
+__all__ = ["HOSTS", "Checked", "check_url", "describe", "extract_member", "fetch", "resolve", "verify"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,8 @@ MAX_MEMBERS = 1000
 MAX_RATIO = 200
 """A zip member may unpack to this many times its packed size: weights hardly shrink, bombs do."""
 TIMEOUT_S = 30
+BLOCK = 2**16
+"""Bytes read at once: what a broken transfer loses at most."""
 REDIRECTS = 5
 
 
@@ -61,6 +68,49 @@ def check_url(url: str, hosts: Collection[str] = HOSTS) -> None:
         raise ModelError(f"{url}: refused: weights are fetched by https from {', '.join(sorted(hosts))} only")
 
 
+def resolve(name: str, entries: tuple[Entry, ...] | None = None) -> tuple[Entry, ...]:
+    """What a word on the command line stands for.
+
+    Args:
+        name: an entry; a pack (the name of its archive, such as `buffalo_l`): everything of it; or a family (`ganonymization`): its preferred
+            entry that can be fetched, else the preferred one.
+        entries: of the zoo; those that come with raysweep by default.
+
+    Raises:
+        ModelError: neither; names the nearest.
+    """
+    entries = catalogue() if entries is None else entries
+    named = [entry for entry in entries if entry.name == name]
+    if named:
+        return tuple(named)
+    pack = [entry for entry in entries if entry.archive is not None and _pack(entry.archive) == name]
+    if pack:
+        return tuple(pack)
+    family = sorted((entry for entry in entries if entry.family == name and not entry.builtin), key=_preference)
+    if family:
+        return (family[0],)
+    packs = {_pack(entry.archive) for entry in entries if entry.archive is not None}
+    known = sorted({entry.name for entry in entries} | {entry.family for entry in entries if entry.family} | packs)
+    raise ModelError(f"unknown model {name!r}{nearest(name, known)}; `raysweep ls models` lists them")
+
+
+def _pack(archive: Archive) -> str:
+    return PurePosixPath(urlsplit(archive.url).path).stem
+
+
+def _preference(entry: Entry) -> tuple[bool, int, str]:
+    return bool(entry.hand) or not (entry.url or entry.archive), entry.rank, entry.name
+
+
+def describe(entry: Entry) -> str:
+    """One line: size, licence, checksum and source of what would be fetched."""
+    size = "size not published" if entry.size is None else f"{entry.size / 2**20:,.1f} MiB"
+    checked = "sha256 published" if entry.sha256 else "no published sha256: recorded now, binding from then on"
+    terms = f"{entry.licence}{' (non-commercial)' if entry.non_commercial else ''}"
+    source = entry.url or (entry.archive.url if entry.archive else "")
+    return f"{entry.name}: {entry.file}, {size}; {checked}; licence: {terms}; {source or 'by hand'}"
+
+
 def fetch(
     name: str,
     folder: str | Path | None = None,
@@ -69,11 +119,13 @@ def fetch(
     progress: Callable[[int, int], None] | None = None,
     entries: tuple[Entry, ...] | None = None,
     hosts: Collection[str] = HOSTS,
+    archives: Path | None = None,
 ) -> Path:
     """Bring the weights of one entry into the weights folder.
 
     The bytes go to a temporary file beside the target, are counted and hashed, and only then get their name by one rename. A file that is
-    there and right is left alone.
+    there and right is left alone. A transfer that broke off goes on where it stopped when the same call is made again, if the server
+    vouches that its file is still the same.
 
     Args:
         name: of the entry.
@@ -82,6 +134,7 @@ def fetch(
         progress: called with bytes so far and in all.
         entries: of the zoo; those that come with raysweep by default.
         hosts: allowed; only tests need others.
+        archives: folder where a pack's archive stays for its next member; None downloads it for each.
 
     Raises:
         ModelError: unknown name, offline (`RAYSWEEP_OFFLINE=1`), licence not accepted, to be fetched by hand, wrong host, size or sha256.
@@ -105,14 +158,18 @@ def fetch(
         raise ModelError(f"{name}: licence: {entry.licence}. Fetch it with --accept-licence if your use allows it")
     if os.environ.get("RAYSWEEP_OFFLINE", "") not in ("", "0"):
         raise ModelError(
-            f"{name}: RAYSWEEP_OFFLINE is set. On a machine with a network: {entry.where}; then copy it to {target}"
+            f"{name}: offline (--offline or RAYSWEEP_OFFLINE). On a machine with a network: {entry.where}; then copy it to {target}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
 
     if entry.archive is not None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
-            packed = Path(scratch) / "archive.zip"
-            _download(entry.archive.url, packed, entry.archive, progress, hosts)
+            name_of = hashlib.sha256(entry.archive.url.encode()).hexdigest()[:16]
+            packed = Path(scratch) / "archive.zip" if archives is None else archives / f"{name_of}.zip"
+            if not packed.is_file():
+                fresh = Path(scratch) / "download.zip"
+                _download(entry.archive.url, fresh, entry.archive, progress, hosts)
+                shutil.move(fresh, packed)
             unpacked = Path(scratch) / "member"
             extract_member(packed, entry.archive.member or entry.file, unpacked, entry.size)
             _accept(entry, unpacked, target)
@@ -190,39 +247,112 @@ def _download(
 def _transfer(
     url: str, output: str, size: int | None, progress: Callable[[int, int], None] | None, hosts: Collection[str]
 ) -> None:
-    """Stream to a file; every redirection is checked, and not a byte more than announced is taken."""
-    import requests
+    """Stream to a file; every redirection is checked, and not a byte more than announced is taken.
 
-    for _ in range(REDIRECTS):
-        check_url(url, hosts)
-        response = requests.get(url, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
-        if not response.is_redirect:
-            break
-        url = urljoin(url, response.headers["location"])
-        response.close()
-    else:
-        raise ModelError(f"{url}: more than {REDIRECTS} redirections")
+    What a broken transfer left (`.partial-...` in the weights folder) is continued if the server still has the same file.
+    """
+    partial = Partial.of(url, Path(output))
+    start = partial.usable()
+    response = _request(url, partial, hosts)
     with response:
         response.raise_for_status()
+        if response.status_code != 206:
+            start = 0
+        elif not str(response.headers.get("content-range", "")).startswith(f"bytes {start}-"):
+            partial.forget()
+            raise ModelError(f"{url}: the server continues at another place than asked; run it again")
         announced = int(response.headers.get("content-length", 0))
         if response.headers.get("content-encoding", "identity") != "identity":
             announced = 0  # the announced length is that of the compressed stream
+        if announced:
+            announced += start
         total = size or announced
         if not total:
             raise ModelError(f"{url}: the server does not say how large the file is, and the zoo does not know either")
         if total > MAX_BYTES or (size and announced and announced != size):
+            partial.forget()
             raise ModelError(f"{url}: {announced} bytes announced, expected {size or f'at most {MAX_BYTES}'}")
-        done = 0
-        with open(output, "wb") as file:
-            for block in response.iter_content(2**20):
-                done += len(block)
-                if done > total:
-                    raise ModelError(f"{url}: sends more than the {total} bytes expected")
-                file.write(block)
-                if progress is not None:
-                    progress(done, total)
-        if done != total:
-            raise ModelError(f"{url}: broke off after {done} of {total} bytes; run it again")
+        done = start
+        partial.begin(response.headers, start)
+        try:
+            with open(partial.path, "ab") as file:
+                for block in response.iter_content(BLOCK):
+                    done += len(block)
+                    if done > total:
+                        partial.forget()
+                        raise ModelError(f"{url}: sends more than the {total} bytes expected")
+                    file.write(block)
+                    if progress is not None:
+                        progress(done, total)
+            if done != total:
+                keeps = "goes on there" if partial.usable() else "begins anew"
+                raise ModelError(f"{url}: broke off after {done} of {total} bytes; the same command {keeps}")
+        except (OSError, ModelError):
+            if not partial.usable():
+                partial.forget()
+            raise
+    os.replace(partial.path, output)
+    partial.forget()
+
+
+def _request(url: str, partial: Partial, hosts: Collection[str]) -> requests.Response:
+    """The answer after all redirections, each of which is checked; from where `partial` ends."""
+    import requests
+
+    headers = {}
+    if partial.usable():
+        headers = {
+            "Range": f"bytes={partial.usable()}-",
+            "If-Range": partial.validator.read_text(encoding="utf-8"),
+            "Accept-Encoding": "identity",
+        }
+    for _ in range(REDIRECTS):
+        check_url(url, hosts)
+        response = requests.get(url, stream=True, timeout=TIMEOUT_S, allow_redirects=False, headers=headers)
+        if not response.is_redirect:
+            return response
+        url = urljoin(url, response.headers["location"])
+        response.close()
+    raise ModelError(f"{url}: more than {REDIRECTS} redirections")
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What is there of a transfer that broke off, and what the server said to know its file by.
+
+    Attributes:
+        path: the bytes so far.
+        validator: holds the server's ETag or date; without it bytes of two versions could be mixed, so then nothing is kept.
+    """
+
+    path: Path
+    validator: Path
+
+    @classmethod
+    def of(cls, url: str, output: Path) -> Partial:
+        """The one of an address, in the weights folder (the parent of the scratch folder that `output` lies in)."""
+        name = f".partial-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        folder = output.parent.parent
+        return cls(folder / name, folder / f"{name}.validator")
+
+    def usable(self) -> int:
+        """Bytes to go on from."""
+        return self.path.stat().st_size if self.path.is_file() and self.validator.is_file() else 0
+
+    def begin(self, headers: Mapping[str, str], start: int) -> None:
+        """Keep the validator of this answer; drop old bytes when it begins at 0."""
+        if start:
+            return
+        self.forget()
+        tag, date = headers.get("etag", ""), headers.get("last-modified", "")
+        chosen = tag if tag and not tag.startswith("W/") else date
+        if chosen:
+            self.validator.write_text(chosen, encoding="utf-8")
+
+    def forget(self) -> None:
+        """Remove both."""
+        self.path.unlink(missing_ok=True)
+        self.validator.unlink(missing_ok=True)
 
 
 def extract_member(archive: Path, member: str, target: Path, size: int | None = None) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from raysweep.cli import main
 from raysweep.errors import ModelError
 from raysweep.models.entry import parse_entries
-from raysweep.models.fetch import check_url, extract_member, fetch, verify
+from raysweep.models.fetch import check_url, describe, extract_member, fetch, resolve, verify
 
 
 def entries(**fields: Any) -> Any:
@@ -59,7 +60,7 @@ class TestBeforeAnyByte:
 
     def test_offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAYSWEEP_OFFLINE", "1")
-        with pytest.raises(ModelError, match="RAYSWEEP_OFFLINE is set"):
+        with pytest.raises(ModelError, match="offline"):
             fetch("lpips-alex", tmp_path)
         assert list(tmp_path.iterdir()) == []
 
@@ -150,3 +151,45 @@ def test_verify_lists_every_entry(tmp_path: Path) -> None:
     assert states["fer-vit"] == "recorded"
     assert states["buffalo_l-recognition"] == "missing"
     assert states[str(tmp_path / "own.onnx")] == "unknown"
+
+
+class TestResolve:
+    def test_a_family_is_its_preferred_entry(self) -> None:
+        assert [entry.name for entry in resolve("ganonymization")] == ["ganonymization-25"]
+        assert [entry.name for entry in resolve("bisenet")] == ["bisenet"]
+        assert resolve("deepprivacy2")[0].hand
+        assert resolve("ciagan")[0].name == "ciagan"
+
+    def test_a_pack_is_all_that_is_in_it(self) -> None:
+        names = {entry.name for entry in resolve("buffalo_l")}
+        assert "buffalo_l-detection" in names
+        assert len(names) >= 4
+        assert len({entry.archive.url for entry in resolve("buffalo_l") if entry.archive}) == 1
+
+    def test_a_wrong_word_names_the_nearest(self) -> None:
+        with pytest.raises(ModelError, match="did you mean 'ganonymization'"):
+            resolve("ganonymisation")
+
+    def test_size_licence_source_and_checksum_are_told(self) -> None:
+        line = describe(resolve("ganonymization")[0])
+        for part in (
+            "655.3 MiB",
+            "no published sha256",
+            "MIT code",
+            "(non-commercial)",
+            "https://mediastore.rz.uni-augsburg.de/",
+        ):
+            assert part in line
+        assert "by hand" in describe(resolve("ciagan")[0])
+
+    def test_the_command_goes_through_all_and_tells_every_problem(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("RAYSWEEP_OFFLINE", "0")
+        words = ["models", "fetch", "ganonymization", "ciagan", "yunet", "--offline", "--models", str(tmp_path)]
+        assert main([*words, "--accept-licence"]) == 2
+        out = capsys.readouterr()
+        assert "ganonymization-25: GANonymization_25.ckpt" in out.out
+        for part in ("ganonymization-25: offline", "1j5iT-SvvbC-JRy7qvY-eEP4sLzvoh8Ut", "yunet: offline"):
+            assert part in out.err
+        assert list(tmp_path.iterdir()) == []
