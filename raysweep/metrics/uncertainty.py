@@ -219,10 +219,11 @@ class ClusterSums:
     @classmethod
     def of(cls, cluster: IntArray, values: Array) -> ClusterSums:
         """Add up (N, F) values within their clusters."""
-        keys, index = np.unique(cluster, return_inverse=True)
-        sums = np.zeros((len(keys), values.shape[1]))
-        np.add.at(sums, index, values)
-        return cls(keys, np.bincount(index, minlength=len(keys)).astype(np.int64), sums)
+        keys, start, count = np.unique(np.sort(cluster), return_index=True, return_counts=True)
+        if not len(keys):
+            return cls.empty(values.shape[1])
+        order = np.argsort(cluster, kind="stable")
+        return cls(keys, count.astype(np.int64), np.add.reduceat(values[order], start, axis=0, dtype=np.float64))
 
     def merge(self, other: ClusterSums) -> ClusterSums:
         """The sums of both."""
