@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.zip",
         help="compute privacy, utility, intervals and ranking again from a bundle, and say what differs",
     )
+    parser.add_argument(
+        "--contact-sheet",
+        action="store_true",
+        help="show anonymized photographs in the page (drawn faces are always shown, clear photographs never)",
+    )
+    parser.add_argument("--models", metavar="DIR", help="folder of weights, for a contact sheet of trained anonymizers")
+    parser.add_argument("--names", action="store_true", help="name the people of the risk charts, in place of codes")
     parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
 
 
@@ -82,7 +89,8 @@ def _check(arguments: argparse.Namespace) -> None:
     """
     given = {
         "RUN": arguments.name, "--out": arguments.out, "--csv": arguments.csv, "--latex": arguments.latex, "--gap": arguments.gap,
-        "--bundle": arguments.bundle, "--from-bundle": arguments.from_bundle,
+        "--bundle": arguments.bundle, "--from-bundle": arguments.from_bundle, "--contact-sheet": arguments.contact_sheet,
+        "--names": arguments.names, "--models": arguments.models,
     }  # fmt: skip
     alone = {"--gap": {"RUN"}, "--bundle": {"RUN"}, "--from-bundle": {"--out", "--csv", "--latex"}}
     for option, company in alone.items():
@@ -95,11 +103,18 @@ def _page(
     arguments: argparse.Namespace, stored: StoredRun, path: Path, checked: Sequence[Difference] | None = None
 ) -> int:
     from raysweep.tracking.analysis import analyse
+    from raysweep.tracking.contact import drawn_sheet, identity_names, photograph_sheet
     from raysweep.tracking.report import write_page, write_tables
 
     started = time.perf_counter()
     found = analyse(stored)
-    written = [write_page(found, path, checked=checked)]
+    names, sheet, flags = None, drawn_sheet(found), []
+    if arguments.names:
+        names = identity_names(stored)
+        flags.append("This page names people: it is personal data.")
+    if arguments.contact_sheet and not stored.info.synthetic:
+        sheet = photograph_sheet(found, arguments.models)
+    written = [write_page(found, path, names=names, sheet=sheet, checked=checked, flags=flags)]
     written += write_tables(found, csv=_path(arguments.csv), latex_folder=_path(arguments.latex))
     for item in written:
         _say(f"written  {item}")

@@ -1,4 +1,4 @@
-"""What a trial's numbers can be computed from again: small arrays without faces, embeddings or names, one file per trial beside the ledger.
+"""What a trial's numbers can be computed from again: small arrays without photographs, embeddings or names, one file per trial beside the ledger.
 
 `scores/<key>.npz` holds what belongs to one trial, `scores/common.npz` what all trials of a sweep share. The digest of a file stands in the
 ledger (`notes["evidence"]` of its record), so that damage is noticed. A missing or damaged file never harms the sweep: the record is the result,
@@ -10,6 +10,7 @@ the evidence is its proof.
 | `expression/<role>/<model>/clear`, `.../anonymized` | per image, the class that the model answers; 7 is none |
 | `draws/privacy`, `draws/utility` | the objective in each bootstrap draw, the same draws for all trials |
 | `roc/<embedder>/fmr`, `.../fnmr` | error rates over falling thresholds |
+| `sheet/released` | (n, S, S, 3) uint8, a few released faces; of drawn faces only, and never passed on |
 
 A file is an ordinary NumPy archive. Names are percent-encoded inside it: they hold names of models, which come from other people.
 """
@@ -31,7 +32,7 @@ import numpy.typing as npt
 from raysweep.engine.faults import fault_point
 from raysweep.errors import StoreError
 
-__all__ = ["COMMON", "DIGEST_NOTE", "Arrays", "EvidenceStore", "digest_of", "pack", "unpack"]
+__all__ = ["COMMON", "DIGEST_NOTE", "SHEET", "Arrays", "EvidenceStore", "digest_of", "pack", "unpack"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -40,6 +41,8 @@ COMMON = "common"
 DIGEST_NOTE = "evidence"
 """Key in `TrialRecord.notes` under which the digest of a trial's file stands."""
 
+SHEET = "sheet/released"
+"""A few released faces, when the faces are drawn."""
 KINDS = "biufU"
 """Kinds of arrays that may be stored: numbers and text, never objects."""
 MAX_ARRAYS = 20_000

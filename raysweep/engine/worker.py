@@ -24,6 +24,7 @@ from raysweep.attackers.base import CLEAR_EXTRA, Attacker
 from raysweep.attackers.pixels import Darkroom, Extra, askers
 from raysweep.engine.appearance import Appearance
 from raysweep.engine.controls import ControlStore
+from raysweep.engine.evidence import SHEET
 from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore
 from raysweep.errors import TrialError
@@ -37,6 +38,8 @@ __all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "face_seeds", "pic
 
 MODEL = "model:"
 """Before the names of embedders in what is stored of clear faces."""
+SHEET_FACES = 7
+"""Faces of a contact sheet."""
 LOADED_ANONYMIZERS = 4
 """Fitted anonymizers a worker keeps loaded (several trials are in flight at once)."""
 
@@ -216,10 +219,20 @@ class TrialWorker:
             curves=fitted.curves,
             seconds=seconds,
             notes=parts[0].notes,
-            evidence=judgement.evidence,
+            evidence={**judgement.evidence, **self._sheet(task, fitted)},
         )
 
     # ---------------------------------------------------------------- inside
+    def _sheet(self, task: TrialTask, fitted: Fitted) -> dict[str, Any]:
+        """A few released faces for the report, when the faces are drawn: no pixel of a photograph ever leaves a worker."""
+        faces = self.references.faces
+        rows = shown_rows(faces.table)
+        if not faces.synthetic or not len(rows):
+            return {}
+        with torch.inference_mode():
+            image = self._load(task, fitted).anonymize(self._batch(rows, task.seed))
+        return {SHEET: image.permute(0, 2, 3, 1).cpu().numpy()}
+
     def _get_teachers(self) -> Teachers:
         from raysweep.models.teachers import check_lineage, teachers
 
@@ -447,6 +460,18 @@ def _lap(seconds: dict[str, float], stage: str, since: float, device: torch.devi
     now = time.perf_counter()
     seconds[stage] += now - since
     return now
+
+
+def shown_rows(table: FaceTable) -> IntArray:
+    """One face of each of the first people of role E, each with another expression where there is one: always the same faces."""
+    rows = table.rows("E")
+    people = np.unique(table.identity[rows])[:SHEET_FACES]
+    chosen = []
+    for number, person in enumerate(people.tolist()):
+        own = rows[table.identity[rows] == person]
+        wanted = own[table.expression[own] == number % len(EXPRESSIONS)]
+        chosen.append(int((wanted if len(wanted) else own)[0]))
+    return np.array(chosen, dtype=np.int64)
 
 
 def scored_rows(faces: AlignedFaces, protocol: Protocol) -> IntArray:

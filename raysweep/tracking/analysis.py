@@ -28,7 +28,7 @@ MAX_TRACED = 60
 """Steps of the hypervolume trace that get a band."""
 REFEREE = "judge"
 """Stage of `TrialRecord.seconds` that is the referee's."""
-STAGES = ("fit", "anonymize", "embed", "express", "realism", "reverse", "judge")
+STAGES = ("fit", "anonymize", "embed", "express", "realism", "develop", "judge")
 """Stages that are work; `wall` is the time from start to end of a trial."""
 
 
@@ -156,7 +156,7 @@ def _values(records: Sequence[TrialRecord], prefix: str) -> Array:
 
 def _taken(records: Sequence[TrialRecord], taken: npt.NDArray[np.bool_] | None) -> frozenset[str]:
     """Keys of the records that are taken."""
-    return frozenset() if taken is None else frozenset(records[row].key for row in np.flatnonzero(taken))
+    return frozenset() if taken is None else frozenset(records[int(row)].key for row in np.flatnonzero(taken))
 
 
 def _draws(evidence: Evidence, records: Sequence[TrialRecord]) -> dict[str, Array]:

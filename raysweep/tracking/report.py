@@ -15,6 +15,7 @@ import yaml
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
 from raysweep.tracking.analysis import Analysis, analyse
+from raysweep.tracking.contact import drawn_sheet
 from raysweep.tracking.figures import attackers_table, front_csv, front_html, front_png, trials_csv
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.latex import latex
@@ -51,8 +52,9 @@ def write_report(records: Sequence[TrialRecord], info: SweepInfo, folder: Path) 
         ),
         "README.md": sweep_note(records, info, limit=100_000) + "\n",
     }
+    found = analyse(_stored(records, info))
     files = [
-        write_page(analyse(_stored(records, info)), folder / "report.html"),
+        write_page(found, folder / "report.html", sheet=drawn_sheet(found)),
         front_html(records, info, folder / "front.html"),
         front_png(records, info, folder / "front.png"),
         front_csv(records, info, folder / "front.csv"),
