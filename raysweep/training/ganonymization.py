@@ -77,7 +77,8 @@ class Objective:
         if self.uses_expression and teachers.expression is None:
             problems.append(
                 f"expression_loss = {self.expression_loss!r} needs a torch expression model as teacher and none is at hand; "
-                "add one to the models, or set expression_loss=none"
+                "add one to the models, or set expression_loss=none. An ONNX model has no gradients: distil it first, "
+                "`raysweep train expression teacher=NAME`"
             )
         if problems:
             raise ConfigError([f"ganonymization: {problem}" for problem in problems])
