@@ -33,7 +33,7 @@ CHUNK = 256
 BATCH, LEARNING_RATE = 32, 2e-3
 COMPONENTS = 128
 """Of the prior on faces, at most."""
-STEP, FREE_STEP = 0.05, 0.5
+STEP, FREE_STEP = 0.15, 1.0
 """Step of the optimisation in prior units, and of free pixels in grey levels."""
 NOISE, FREE = 2.0, 0.02
 """Grey levels by which the published bytes may be missed; weight of pixels outside the prior."""
@@ -204,7 +204,9 @@ def _invert(operator: Operator, published: torch.Tensor, pairs: Pairs, iteration
     """
     target = published.float()
     mean, basis = _prior(pairs, target)
-    level = torch.zeros(len(target), basis.shape[0], device=target.device, requires_grad=True)
+    # The published face's own place in the prior is where the search starts.
+    strength = (basis**2).sum(dim=1).clamp_min(1e-12)
+    level = (((target - mean).flatten(1) @ basis.T) / strength).clamp(-3, 3).requires_grad_()
     free = torch.zeros_like(target, requires_grad=True)
     optimiser = torch.optim.Adam([{"params": [level], "lr": STEP}, {"params": [free], "lr": FREE_STEP}])
 
