@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "anonymize": "apply a point of a sweep to a whole data set",
     "prepare": "read, detect, align and measure a data set once",
     "train": "train an expression classifier or an anonymizer's generator",
+    "cache": "list, add up, verify or remove what is kept of data sets",
     "ls": "list spaces, anonymizers, attackers, metrics, models, data, runs",
     "show": "print a search space with all settings resolved, and its hash",
     "models": "fetch or verify weights",

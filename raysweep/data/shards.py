@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysweep.data.source import Source
+from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import face_schema
 
@@ -32,7 +33,11 @@ __all__ = ["MANIFEST", "Labels", "Shard", "ShardSet", "is_shard_set", "open_shar
 MANIFEST = "manifest.json"
 FORMAT = "raysweep-shards-1"
 BYTES_PER_SHARD = 256 * 2**20
-"""A shard is closed at so many image bytes, also with fewer rows: one shard is one block in memory."""
+"""A shard is closed at so many image bytes, also with fewer rows."""
+ROWS_PER_GROUP = 128
+"""What is read at a time: a work item of a pass never has to read a whole shard."""
+HASHED_BYTES = 64 * 2**20
+"""A set up to this size is held against its sha256 whenever it is used again; of a larger one, pages are when they are read."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +140,13 @@ class ShardSet:
             DataError: names the shard that is not what was written.
         """
         for shard in self.shards:
-            if _sha256(self.folder / shard.file) != shard.sha256:
-                raise DataError(
-                    f"{self.folder / shard.file}: altered since it was written; remove the folder and prepare again"
-                )
+            _check_bytes(self.folder / shard.file, shard)
 
     def _batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         for shard in self.shards:
             group = 0
             try:
-                with pq.ParquetFile(self.folder / shard.file) as file:
+                with pq.ParquetFile(self.folder / shard.file, page_checksum_verification=True) as file:
                     for group in range(file.num_row_groups):
                         yield from file.iter_batches(batch_size=256, row_groups=[group], columns=columns)
             except (pa.ArrowException, OSError) as error:
@@ -183,9 +185,7 @@ def open_shards(folder: Path | str, *, verify: bool = False) -> ShardSet:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: incomplete or altered ({error!r}); remove the folder and prepare again") from error
     for shard in found.shards:
-        _check_shard(folder / shard.file, shard)
-    if verify:
-        found.verify()
+        _check_shard(folder / shard.file, shard, verify)
     return found
 
 
@@ -219,6 +219,7 @@ def write_shards(
         with _lock(folder):
             there = _reusable(folder, source, digest, conflicts)
             if there is not None:
+                hold(folder, cache_root())
                 return there
             for leftover in folder.parent.glob(f".{folder.name}.writing-*"):
                 shutil.rmtree(leftover)  # of a writer that was killed: the lock is ours
@@ -230,6 +231,7 @@ def write_shards(
                 shutil.rmtree(target, ignore_errors=True)
     except OSError as error:
         raise StoreError(f"{folder}: shards cannot be written ({error.strerror or error})") from error
+    hold(folder, cache_root())
     return open_shards(folder)
 
 
@@ -240,6 +242,8 @@ def _reusable(folder: Path, source: Source, digest: str, conflicts: str) -> Shar
         raise StoreError(f"{folder}: holds something that is no set of shards; choose another folder or empty it")
     try:
         there = open_shards(folder)
+        if sum(shard.size for shard in there.shards) <= HASHED_BYTES:
+            there.verify()
     except DataError:
         return None  # damaged: written again
     same = (there.source_digest, there.name, there.kind) == (digest, source.name, source.kind)
@@ -366,7 +370,14 @@ def _write_shard(rows: list[dict[str, object]], path: Path) -> Shard:
     # Raw pixels shrink by zstd, files that are compressed already pass through it at little cost.
     dictionary = ["identity", "expression", "encoding"]
     pq.write_table(
-        table, path, compression="zstd", compression_level=1, use_dictionary=dictionary, write_statistics=False
+        table,
+        path,
+        row_group_size=ROWS_PER_GROUP,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=dictionary,
+        write_statistics=False,
+        write_page_checksum=True,
     )
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -418,12 +429,19 @@ def _sha256(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _check_shard(path: Path, shard: Shard) -> None:
+def _check_bytes(path: Path, shard: Shard) -> None:
+    if _sha256(path) != shard.sha256:
+        raise DataError(f"{path}: altered since it was written; remove the folder and prepare again")
+
+
+def _check_shard(path: Path, shard: Shard, verify: bool) -> None:
     again = "remove the folder and prepare again"
     try:
         size = path.stat().st_size
         if size != shard.size:
             raise DataError(f"{path}: {size} bytes where {shard.size} were written; {again}")
+        if verify:
+            _check_bytes(path, shard)
         rows = pq.read_metadata(path).num_rows
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: missing or damaged ({error}); {again}") from error

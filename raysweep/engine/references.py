@@ -9,7 +9,7 @@ there and complete, or not there. Embeddings are biometric data: folders are rea
 | embedding.<i>.npy, probability.<i>.npy | per model, names in the manifest |
 | rows.parquet | face_id, identity, expression, attributes, source, note; sorted by face_id, the order of all arrays |
 | quarantine.jsonl | face_id, source, reason, detail of every row that is not in the arrays |
-| manifest.json | format, key and what it is made of, frame, counts, model names |
+| manifest.json | format, key and what it is made of, frame, counts, model names, length and sha256 of the other files |
 
 Roles are not in it: they follow from the names at loading, so that another study seed needs no other store.
 """
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysweep.data.roles import face_table
+from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import AlignedFaces, Frame, Measurements
 
@@ -51,21 +52,15 @@ __all__ = [
 
 FORMAT = "raysweep-references-1"
 MANIFEST = "manifest.json"
+HASHED_BYTES = 64 << 20
+"""Files up to this size are held against their sha256 each time a store is looked for; larger ones against their length, and against
+their sha256 by `raysweep cache verify`."""
 EMBEDDING, PROBABILITY = "embedding:", "probability:"
 COPY_ROWS = 1024
 CODE = ("preprocess", "models", "data/images.py", "schema.py")
 """Source files that decide what is in a store; weights and their specification enter by the zoo's digest."""
 
 Array = np.ndarray[Any, Any]
-
-
-def cache_root() -> Path:
-    """Where stores and shards are kept: `RAYSWEEP_CACHE`, else `raysweep` in the user's cache folder (`XDG_CACHE_HOME`)."""
-    given = os.environ.get("RAYSWEEP_CACHE")
-    if given:
-        return Path(given).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "raysweep"
 
 
 def code_digest() -> str:
@@ -157,8 +152,35 @@ class ReferenceStore:
         return self.folder.name
 
     def exists(self) -> bool:
-        """Whether it is finished."""
-        return (self.folder / MANIFEST).is_file()
+        """Whether it is finished and undamaged as far as a quick look tells; a damaged one counts as not there, and is made again."""
+        if not (self.folder / MANIFEST).is_file():
+            return False
+        try:
+            self.verify(HASHED_BYTES)
+        except StoreError:
+            return False
+        return True
+
+    def verify(self, hashed_bytes: int | None = None) -> None:
+        """Hold the files against the manifest.
+
+        Args:
+            hashed_bytes: look at the length alone of files larger than this; None to read every byte.
+
+        Raises:
+            StoreError: names the file that is missing, cut short or altered.
+        """
+        for name, (size, sha256) in dict(self.manifest().get("files") or {}).items():
+            path = self.folder / name
+            try:
+                found = path.stat().st_size
+                altered = found == size and (hashed_bytes is None or size <= hashed_bytes) and _sha256(path) != sha256
+            except OSError as error:
+                raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+            if found != size:
+                raise StoreError(f"{path}: {found} bytes where {size} were written")
+            if altered:
+                raise StoreError(f"{path}: altered since it was written")
 
     def manifest(self) -> dict[str, Any]:
         """What is in it.
@@ -196,6 +218,7 @@ class ReferenceStore:
             StoreError: not there, or not what its manifest says.
             DataError, ConfigError: of `face_table`.
         """
+        hold(self.folder, cache_root())
         manifest = self.manifest()
         count, models = int(manifest["rows"]), manifest["models"]
         labels, note = self._labels(count)
@@ -265,7 +288,7 @@ class ReferenceStore:
                 with self._disk_errors():
                     writer.finish({**about, "key": self.key, "basis": dict(self.basis or {}), "synthetic": synthetic})
                     if self.folder.exists():
-                        shutil.rmtree(self.folder)  # no manifest in it: not a store
+                        shutil.rmtree(self.folder)  # damaged, or no store; who has its files open keeps them
                     os.replace(target, self.folder)
                     _sync(parent)
             finally:
@@ -410,6 +433,9 @@ class ReferenceWriter:
             "models": models,
         }
         manifest.setdefault("repeats", {})
+        manifest["files"] = {
+            path.name: [path.stat().st_size, _sha256(path)] for path in sorted(self._folder.iterdir()) if path.is_file()
+        }
         _sync(self._folder)
         _write(self._folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
         _sync(self._folder)
@@ -474,6 +500,11 @@ def _file_name(column: str, models: dict[str, dict[str, str]]) -> str:
     if not re.fullmatch(r"[a-z]+", column):
         raise StoreError(f"column {column!r} is not known to the reference store")
     return column
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

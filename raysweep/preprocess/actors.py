@@ -36,7 +36,7 @@ def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             first = 0
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows

@@ -148,6 +148,8 @@ def test_damage_is_noticed_and_written_again(tmp_path: Path) -> None:
     shard.write_bytes(bytes(flipped))
     with pytest.raises(DataError, match=r"faces-00001.parquet: altered"):
         open_shards(tmp_path / "set", verify=True)
+    write_shards(source, tmp_path / "set", rows_per_shard=4)
+    assert shard.read_bytes() == whole
     shard.unlink()
     with pytest.raises(DataError, match=r"faces-00001.parquet: missing"):
         open_shards(tmp_path / "set")
