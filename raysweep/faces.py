@@ -218,15 +218,22 @@ def _missing_weights(space: Space, zoo: Zoo) -> list[str]:
     found: dict[str, str] = {}
     for arm, words, setting in _offers(space):
         try:
-            families = _told(arm, setting, zoo).weights_needed()
+            method = _told(arm, setting, zoo)
+            families = method.weights_needed()
         except ConfigError as error:
             found.setdefault(str(error), f"{arm.anonymizer}{words}: {error}")
             continue
+        weights = {}
         for family in families:
             try:
-                zoo.generator(family)
+                weights[family] = zoo.generator(family)
             except ModelError as error:
                 found.setdefault(family, f"{arm.anonymizer}{words}: {error}")
+        if families and len(weights) == len(families):
+            try:
+                method.use_weights(weights)  # the setting must be that of the network in the file
+            except (ConfigError, ModelError) as error:
+                found.setdefault(str(error), str(error))
     return list(found.values())
 
 
