@@ -108,7 +108,7 @@ class InpaintingObjective:
 
     Attributes:
         adversarial: non-saturating logistic loss (published: 1).
-        r1: gradient penalty on real faces (published: 1).
+        r1: gradient penalty on real faces (published: 1, at 256 pixels; what balances it grows with the number of pixels).
         epsilon: penalty on the squared verdict of real faces (published: 0.001).
         reconstruction: L1 to the clear face within the box (published: 0).
         diversity: how alike the faces of two latents are (published: 0).
@@ -359,9 +359,9 @@ class Recipe:
     )
     discriminator_width: int = 8
     objective: InpaintingObjective = field(
-        default_factory=lambda: InpaintingObjective(reconstruction=10.0, warm_up=900)
+        default_factory=lambda: InpaintingObjective(reconstruction=10.0, r1=0.03, warm_up=700)
     )
-    steps: int = 2400
+    steps: int = 1800
     batch: int = 8
     learning_rate: float = 8e-3
     momentum: float = 0.5
