@@ -123,3 +123,15 @@ class TestCIAGANNextPerson(TestCIAGAN):
     @pytest.fixture
     def setting(self) -> Mapping[str, Value]:
         return {"init": "scratch", "steps": 0, "size": 128, "width": 4, "classes": 6, "target": "own_plus_one"}
+
+
+class TestDeepPrivacy2(AnonymizerContract):
+    @pytest.fixture
+    def anonymizer_class(self) -> type[Anonymizer]:
+        return get_anonymizer("deepprivacy2")
+
+
+class TestDeepPrivacy2OwnStyles(TestDeepPrivacy2):
+    @pytest.fixture
+    def setting(self) -> Mapping[str, Value]:
+        return {"truncation": 0.7, "truncate_to": "modes", "box_scale": 0.7}
