@@ -43,6 +43,7 @@ def check_all() -> list[Finding]:
         _mlflow,
         _weights,
         _cache,
+        _runs,
     )
     return [check() for check in checks]
 
@@ -146,3 +147,21 @@ def _cache() -> Finding:
     if free < MINIMUM_FREE_GB:
         return Finding("cache", "note", f"{root}: {free:.1f} GB free", "set RAYSWEEP_CACHE to a larger disk")
     return Finding("cache", "ok", f"{root}: {free:.0f} GB free")
+
+
+def _runs() -> Finding:
+    """Whether the place of runs keeps what the ledger builds on; tried there, not asked of the system."""
+    from pathlib import Path
+
+    from raysweep.engine.lease import store_problems
+
+    root = Path(os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser().absolute()
+    existing = root
+    while not existing.is_dir():
+        existing = existing.parent
+    wrong, notes = store_problems(existing)
+    if wrong:
+        return Finding("runs", "wrong", f"{root}: {'; '.join(wrong)}", "set RAYSWEEP_RUNS to a folder on another disk")
+    return Finding(
+        "runs", "note" if notes else "ok", f"{root}: {'; '.join(notes) or 'appends, renames and locks hold'}"
+    )
