@@ -19,6 +19,7 @@ from raysweep.models.teachers import teacher_entries
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol
 from raysweep.preprocess.tools import tool_names
+from raysweep.redaction import redacted, redacted_all
 
 __all__ = [
     "anonymizer_digest",
@@ -139,7 +140,7 @@ def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
     frame = frame_of(run, source.synthetic)
     return Identity(
         question={
-            "space": config.space.canonical(),
+            "space": redacted_all(config.space.canonical()),
             "sampler": sampler_of(config),
             "data": {"name": source.name, "digest": source.digest()[:32], "frame": [frame.size, frame.margin]},
             "seed": run.seed,
@@ -148,7 +149,7 @@ def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
         },
         means={
             "code": code_files(),
-            "anonymizers": {arm.anonymizer: anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
+            "anonymizers": {redacted(arm.anonymizer): anonymizer_digest(arm.anonymizer) for arm in config.space.arms},
             "generators": generator_weights(config.space, zoo),
             "weights": weights_of(config, zoo),
             "libraries": _libraries(),

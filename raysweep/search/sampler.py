@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysweep.errors import ConfigError, nearest
+from raysweep.redaction import redacted
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
 from raysweep.search.space import Arm, Space
 
@@ -231,7 +232,7 @@ class Proposer:
         """Put a record of an earlier run into the study."""
         import optuna
 
-        arm = next((arm for arm in self._arms if arm.anonymizer == record.anonymizer), None)
+        arm = next((arm for arm in self._arms if record.anonymizer in (arm.anonymizer, redacted(arm.anonymizer))), None)
         if arm is None:
             return
         flat = self._flat(arm, record.setting)
