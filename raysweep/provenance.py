@@ -41,6 +41,7 @@ DECIDING = (
     "models",
     "preprocess",
     "training",
+    "engine/batching.py",
     "engine/worker.py",
     "objective",
     "schema.py",

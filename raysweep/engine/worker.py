@@ -23,6 +23,7 @@ from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.attackers.base import CLEAR_EXTRA, Attacker
 from raysweep.attackers.pixels import Darkroom, Extra, askers
 from raysweep.engine.appearance import Appearance
+from raysweep.engine.batching import BatchSizes
 from raysweep.engine.controls import ControlStore
 from raysweep.engine.evidence import SHEET
 from raysweep.engine.record import Outcome, TrialTask
@@ -129,6 +130,7 @@ class TrialWorker:
         self._position = {int(row): index for index, row in enumerate(self.rows)}
         self._teachers: Teachers | None = None
         self._loaded: OrderedDict[str, Anonymizer] = OrderedDict()
+        self._sizes = BatchSizes(plan.batch_size)
         self._askers = askers(plan.protocol.make_attackers())
         store = ControlStore(Path(plan.references))
         self.referee = Referee(table, self._with_clear_extras(clear, store), plan.protocol, store.get)
@@ -185,10 +187,11 @@ class TrialWorker:
         """Anonymize some rows and measure them while the pixels are on the device."""
         anonymizer = self._load(task, fitted)
         seconds = dict.fromkeys(("anonymize", "embed", "express", "realism"), 0.0)
-        parts: list[Measurements] = []
-        for start in range(0, len(rows), self.plan.batch_size):
-            chosen = rows[start : start + self.plan.batch_size]
-            parts.append(self._measure_batch(anonymizer, self._batch(chosen, task.seed), chosen, seconds))
+
+        def measured(chosen: IntArray) -> Measurements:
+            return self._measure_batch(anonymizer, self._batch(chosen, task.seed), chosen, seconds)
+
+        parts = self._sizes.run(task.anonymizer, rows, measured)
         return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
 
     def develop(self, task: TrialTask, fitted: Fitted, name: str) -> Extra:
