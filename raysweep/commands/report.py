@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from raysweep.tracking.recompute import Difference
     from raysweep.tracking.stored import StoredRun
 
+GAP_WIDTH = 132
+"""Columns of the table of `--gap` in a file or pipe, where nobody can widen a window."""
 EXAMPLES = (
     "python -m raysweep report",
     "python -m raysweep report blur --gap",
@@ -141,9 +143,10 @@ def _gap(stored: StoredRun) -> int:
 
     title = f"{plain(stored.info.name, 60)} on {plain(stored.info.dataset, 60)}: naive against strongest attacker"
     columns = [column.name for column in table.columns]
-    Console(highlight=False).print(
-        plain_table(title, columns, [[cell.text for cell in row.cells] for row in table.rows])
-    )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, GAP_WIDTH)
+    console.print(plain_table(title, columns, [[cell.text for cell in row.cells] for row in table.rows]))
     return 0
 
 

@@ -38,6 +38,8 @@ __all__ = ["attacker_rows", "attackers_by_setting", "front_rows", "gap_rows", "s
 
 MAX_CURVES = 8
 """Lines that can still be told apart."""
+MAX_GAPS = 30
+"""Up to so many trials all of them stand in the chart of the naive attacker."""
 MAX_ROWS = 1000
 """Longest table on the page; the CSV files hold all rows."""
 
@@ -294,13 +296,24 @@ def _front(found: Analysis) -> list[Block]:
 
 
 def _gap(found: Analysis) -> list[Block]:
-    records = list(found.shown) or list(found.state.ranked)[:20]
+    # A front hides the gap of what it dominates: where there is room, all trials are shown.
+    ranked = found.state.ranked
+    records = list(ranked if len(ranked) <= MAX_GAPS else found.shown)
     records = [record for record in records if (value := record.metrics.get("privacy/naive")) is not None and value.ok][
         :40
     ]
     if not records:
         return []
-    names = {record.key: f"#{record.number}" for record in records}
+    several = len({record.anonymizer for record in records}) > 1
+    names = {
+        record.key: f"#{record.number} "
+        + plain(
+            f"{record.anonymizer} " * several
+            + ", ".join(number(value) for value in searched(record, found.run.info).values()),
+            34,
+        )
+        for record in records
+    }
     worst = max(records, key=lambda record: record.metrics["privacy/naive"].value - record.metrics["privacy"].value)
     gap = worst.metrics.get("privacy/gap")
     words = (
@@ -510,7 +523,7 @@ def _slices(found: Analysis) -> list[Block]:
     for record in records[:40]:
         for attribute, value in kinds:
             values = {suffix: record.metrics.get(f"slice/{attribute}/{value}/{suffix}") for suffix in suffixes}
-            if any(item is not None for item in values.values()):
+            if any(item is not None and item.ok for item in values.values()):
                 people = max((item.n_ids for item in values.values() if item is not None), default=0)
                 rows.append(
                     [
@@ -522,8 +535,16 @@ def _slices(found: Analysis) -> list[Block]:
                     ]
                 )
     return [
-        Text("Privacy and utility of groups of people; a group needs ten people of role E.", "small"),
-        Table(tabular(columns, rows[:MAX_ROWS])),
+        Text(
+            "Privacy and utility of groups of people; a group needs ten people of role E."
+            + (
+                ""
+                if rows
+                else f" None of the {len(kinds)} groups has them: {', '.join(f'{plain(attribute, 40)} {plain(value, 40)}' for attribute, value in kinds[:12])}."
+            ),
+            "small",
+        ),
+        *([Table(tabular(columns, rows[:MAX_ROWS]))] if rows else []),
     ]
 
 

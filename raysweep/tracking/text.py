@@ -112,10 +112,16 @@ def with_interval(value: MetricValue | None, digits: int = 2) -> str:
         return "-"
     if not value.ok:
         return value.status
-    text = f"{value.value:.{digits}f}"
+    text = _fixed(value.value, digits)
     if math.isfinite(value.lo) and math.isfinite(value.hi):
-        text += f" [{value.lo:.{digits}f}, {value.hi:.{digits}f}]"
+        text += f" [{_fixed(value.lo, digits)}, {_fixed(value.hi, digits)}]"
     return text
+
+
+def _fixed(value: float, digits: int) -> str:
+    """A rounded number; what rounds to nothing has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def duration(seconds: float) -> str:
