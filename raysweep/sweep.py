@@ -29,6 +29,7 @@ from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
 from raysweep.engine.record import TrialRecord, TrialTask
 from raysweep.engine.runs import choose_run, folder_name, write_settings
+from raysweep.engine.states import StateStore
 from raysweep.engine.trial import run_trial
 from raysweep.errors import DataError, StoreError
 from raysweep.faces import Faces, check_needs, cores_and_gpus, find_faces, open_faces, session, shares_of
@@ -42,6 +43,7 @@ from raysweep.search.sampler import Proposal, Proposer
 from raysweep.search.space import Arm, Space, canonical_hash
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
+from raysweep.tracking.standing import standing
 from raysweep.tracking.terminal import LiveView
 from raysweep.tracking.text import plain
 
@@ -192,6 +194,7 @@ class _Driver:
         self._running: set[int] = set()
         self._stopping = threading.Event()
         self._evidence = EvidenceStore(info.run_folder)
+        self._states = StateStore(info.run_folder)
         self._evidence_failed = False
 
     def key_of(self, anonymizer: str, setting: Mapping[str, Value], repeat: int = 0) -> str:
@@ -306,6 +309,7 @@ class _Driver:
             protocol=protocol_of(run),
             batch_size=run.measure_batch,
             threads=max(1, (os.cpu_count() or 1) // workers),
+            states=str(self.info.run_folder.absolute()),
         )
 
     @contextmanager
@@ -416,8 +420,14 @@ class _Driver:
                 self._sink.trial(record)
                 if not record.control:
                     self._sink.front(tuple(self._ledger.records.values()))
+                    self._forget_states()
                 if record.state == "failed" and not record.control:
                     self._count_failures()
+
+    def _forget_states(self) -> None:
+        """What trials learned is kept for the front only; those that still run are not in the ledger, and keep theirs."""
+        known = self._ledger.records
+        self._states.forget(set(known) - standing(known.values(), self.info).front_keys)
 
     def _count_failures(self) -> None:
         trials = [record for record in self._ledger.records.values() if not record.control]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,10 +101,10 @@ class StateStore:
             return None
         return state if state_digest(state) == digest else None
 
-    def keep(self, keys: Collection[str]) -> None:
-        """Remove the states of all other trials; one that cannot be removed stays."""
-        if not self.folder.is_dir():
-            return
-        for path in self.folder.glob("*.safetensors"):
-            if path.name.removesuffix(".safetensors") not in keys:
-                path.unlink(missing_ok=True)
+    def forget(self, keys: Collection[str]) -> None:
+        """Remove the states of some trials; one that cannot be removed stays."""
+        if self.folder.is_dir():
+            for path in self.folder.glob("*.safetensors"):
+                if path.name.removesuffix(".safetensors") in keys:
+                    with suppress(OSError):
+                        path.unlink()

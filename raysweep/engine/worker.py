@@ -11,6 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from raysweep.engine.controls import ControlStore
 from raysweep.engine.evidence import SHEET
 from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore
-from raysweep.errors import TrialError
+from raysweep.engine.states import StateStore
+from raysweep.errors import StoreError, TrialError
 from raysweep.metrics.realism import psnr, ssim
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
@@ -56,6 +58,7 @@ class WorkerPlan:
         protocol: of the referee.
         batch_size: faces per forward pass.
         threads: CPU threads of this worker.
+        states: run folder in which to keep what trials learn, see `engine.states`; empty for nowhere.
     """
 
     references: str
@@ -67,6 +70,7 @@ class WorkerPlan:
     protocol: Protocol
     batch_size: int
     threads: int
+    states: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,9 @@ class TrialWorker:
                 raise TrialError(
                     f"training diverged: {name} is not finite; a smaller learning_rate or loss weight may help"
                 )
+        if self.plan.states and not task.control and anonymizer.releases == "per_image":
+            with suppress(StoreError):  # what is not kept can be learned again; a full disk stops the ledger anyway
+                StateStore(Path(self.plan.states)).write(task.key, state)
         return Fitted(
             state={name: tensor.detach().cpu() for name, tensor in state.items()},
             curves={name: tuple(values) for name, values in curves.items()},
