@@ -70,7 +70,7 @@ class RunSettings(BaseModel):
         0.5, ge=0, le=1, description="share of the planned trials that may fail; with one more the sweep stops"
     )
     attackers: tuple[str, ...] = Field(
-        ("A0", "A1", "A2", "A3"), min_length=1, description="rungs of the attacker ladder"
+        ("A0", "A1", "A2", "A2c", "A3", "A6"), min_length=1, description="rungs of the attacker ladder"
     )
     attacker: dict[str, dict[str, bool | int | float | str]] = Field(
         {}, description="settings of attackers, as attacker.A3.epochs=20"

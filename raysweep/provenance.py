@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from raysweep.attackers.registry import plugin_of
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.data.source import Source
 from raysweep.engine.runs import Identity
@@ -160,7 +161,14 @@ def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
 
 def _protocol_basis(run: RunSettings) -> dict[str, Any]:
     """All settings of the referee, those included that a later release adds."""
-    content: dict[str, Any] = json.loads(json.dumps(asdict(protocol_of(run)), default=str))
+    protocol = protocol_of(run)
+    content: dict[str, Any] = json.loads(json.dumps(asdict(protocol), default=str))
+    # An attacker of somebody else: its code decides results as ours does.
+    modules = {module for each in protocol.make_attackers() if (module := plugin_of(each))}
+    content["plugins"] = {
+        module: hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()[:16]
+        for module in sorted(modules)
+    }
     return content
 
 
