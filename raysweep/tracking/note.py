@@ -112,8 +112,8 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
         "Utility U is the share of expressions that a classifier still reads the same, 0 at guessing. Both are measured on people "
         "who were used for nothing else; brackets are 95 % intervals.",
         "",
-        "Interactive figure, picture, tables and the full configuration: tab **Artifacts** "
-        "(`front.html`, `front.png`, `front.csv`, `trials.csv`, `attackers.json`, `config.yaml`).",
+        "The whole report, the interactive figure, picture, tables and the full configuration: tab **Artifacts** "
+        "(`report.html`, `front.html`, `front.png`, `front.csv`, `trials.csv`, `attackers.json`, `config.yaml`).",
     ]
     return "\n".join(lines)
 

@@ -469,7 +469,7 @@ def print_closing(
     console.print(Group(*parts))
     # A path or link must stay whole to be clicked or copied: no wrapping.
     lines = [
-        Text(f"report    {info.run_folder / 'report' / 'front.html'}"),
+        Text(f"report    {info.run_folder / 'report' / 'report.html'}"),
         Text.assemble("look at   ", ("python -m raysweep ui", "bold")),
         *(Text(f"{head}{link}") for head, link in (("          ", url), ("charts    ", view_url)) if link),
     ]

@@ -114,7 +114,16 @@ def test_a_sweep_in_mlflow(runs: Path) -> None:
     assert volumes[-1].value == pytest.approx(state.hypervolume)
     assert store.get_metric_history(parent.info.run_id, "front_size")[-1].value == len(state.front)
     names = {item.path for item in store.list_artifacts(parent.info.run_id)}
-    assert names == {"front.html", "front.png", "front.csv", "trials.csv", "attackers.json", "config.yaml", "README.md"}
+    assert names == {
+        "report.html",
+        "front.html",
+        "front.png",
+        "front.csv",
+        "trials.csv",
+        "attackers.json",
+        "config.yaml",
+        "README.md",
+    }
     assert (runs / "mlartifacts").is_dir()
     assert str(runs) not in (info.run_folder / "report" / "config.yaml").read_text()
 
@@ -247,7 +256,7 @@ def test_broken_store_never_raises(runs: Path, kind: str) -> None:
     assert "the same command again sends them" in delivery.message
     assert "hunter2" not in delivery.message
     assert "\n" not in delivery.message
-    assert (runs / "ganonymization-3f2a91c0" / "report" / "front.html").is_file(), "the report needs no tracker"
+    assert (runs / "ganonymization-3f2a91c0" / "report" / "report.html").is_file(), "the report needs no tracker"
 
 
 def test_locked_store_is_sent_later(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
