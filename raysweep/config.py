@@ -160,7 +160,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     problems = []
     for word in assignments:
         key, equals, text = word.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w./-]*", key):
             problems.append(f"{word!r} is not key=value")
             continue
         if key in parsed:

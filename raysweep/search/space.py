@@ -283,16 +283,18 @@ def _read_space(
     if not isinstance(raw_arms, list):
         raise ConfigError([*problems, f"{where('arms')}: must be a list of anonymizers"])
     prefix: tuple[str, ...] = ("arms",) if "arms" in content else ()
-    remaining = dict(overrides)
+    used: set[str] = set()
     arms = []
     for index, raw in enumerate(raw_arms):
         at: tuple[str | int, ...] = (*prefix, index) if prefix else ()
-        arm = _read_arm(raw, at, where, remaining, problems, allow_file)
+        arm = _read_arm(raw, at, where, overrides, used, problems, allow_file)
         if arm is not None:
             arms.append(arm)
     names = [arm.anonymizer for arm in arms]
     known = sorted({key for arm in arms for key in get_anonymizer(arm.anonymizer, allow_file).parameters})
-    for key in remaining:
+    for key in overrides:
+        if key in used:
+            continue
         base = key.split(".")[0]
         problems.append(f"unknown parameter {key!r}{nearest(base, known)}; known: {', '.join(known) or 'none'}")
     if len(set(names)) != len(names):
@@ -315,7 +317,8 @@ def _read_arm(
     raw: object,
     at: tuple[str | int, ...],
     where: Any,
-    overrides: dict[str, object],
+    overrides: Mapping[str, object],
+    used: set[str],
     problems: list[str],
     allow_file: bool,
 ) -> Arm | None:
@@ -343,12 +346,13 @@ def _read_arm(
         problems.append(f"{where(*at, 'parameters')}: must be a mapping of parameters")
         parameters = {}
     parameters = dict(parameters)
-    # An override may name a declared parameter that the file leaves at its default.
-    mine = [key for key in overrides if key.split(".")[0] in anonymizer.parameters]
+    # An override may name a declared parameter that the file leaves at its default; `NAME.parameter` is for one arm of several.
+    mine = [key for key in overrides if key.removeprefix(f"{name}.").split(".")[0] in anonymizer.parameters]
     overridden = bool(mine)
-    for key in mine:
-        base, _, part = key.partition(".")
-        value = overrides.pop(key)
+    used.update(mine)
+    for key in sorted(mine, key=lambda key: key.startswith(f"{name}.")):
+        base, _, part = key.removeprefix(f"{name}.").partition(".")
+        value = overrides[key]
         if not part:
             parameters[base] = value
         else:

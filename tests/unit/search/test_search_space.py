@@ -160,3 +160,14 @@ def test_a_value_from_the_command_line_holds_in_every_setting_of_a_study(tmp_pat
     assert problems_of(path, **{"k.low": 3}) == [
         "k-same: k cannot be narrowed, the settings are listed; fix it with k=VALUE"
     ]
+
+
+def test_a_word_holds_in_all_arms_that_know_it_or_in_one_that_is_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "arms:\n  - anonymizer: ciagan\n    settings: [{steps: 0}]\n  - anonymizer: ganonymization\n    settings: [{steps: 0}]\n",
+    )
+    arms = load_space(path, {"init": "published", "ganonymization.size": 256, "size": 64}).arms
+    assert arms[0].settings == ({"steps": 0, "init": "published", "size": 64},)
+    assert arms[1].settings == ({"steps": 0, "init": "published", "size": 256},)
+    assert "unknown parameter 'ciagan.sise'" in problems_of(path, **{"ciagan.sise": 64})[0]
