@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import distributed, multiprocessing
+
+from raysweep.anonymizers.ganonymization.network import Discriminator, Generator, build
+from raysweep.testing.anonymizer import example_faces
+from raysweep.training.ganonymization import GeneratorTrainer, Objective
+from raysweep.training.pairs import PairExamples, Pairs
 
 pytestmark = pytest.mark.slow
 
@@ -73,23 +79,60 @@ def test_a_training_that_is_killed_ends_in_the_same_bytes(place: dict[str, str],
     assert curves[0] == curves[1]
 
 
+def first_gradients(rank: int, processes: int, out: str) -> None:
+    """One step of generator and discriminator on a batch of four, or on a part of it; the gradients that the optimizers saw."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{out}.meet", rank=rank, world_size=processes)
+    pairs = Pairs.of(example_faces(24, size=48), 32, "landmarks")
+    trainer = GeneratorTrainer(
+        build(lambda: Generator(3, 8, 3), torch.Generator().manual_seed(0)),
+        build(lambda: Discriminator(6, 4), torch.Generator().manual_seed(1)),
+        Objective(),
+        None,
+        steps=12,
+        learning_rate=2e-4,
+    )
+    share = 4 // processes
+    rows = torch.arange(4)[rank * share : (rank + 1) * share]
+    trainer.step(PairExamples(pairs, torch.device("cpu")).batch(rows, torch.Generator()))
+    found = {
+        f"{name}.{key}": parameter.grad
+        for name, module in trainer.modules().items()
+        for key, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    if rank == 0:
+        save_file(found, out)
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_see_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
+    """No dropout and no batch norm in this network: halves of a batch must average to the gradients of the whole, up to rounding."""
+    whole, shared = tmp_path / "whole.safetensors", tmp_path / "shared.safetensors"
+    first_gradients(0, 1, str(whole))
+    multiprocessing.spawn(first_gradients, args=(2, str(shared)), nprocs=2)
+    one, two = load_file(whole), load_file(shared)
+    assert one.keys() == two.keys()
+    assert len(one) > 10
+    for part in ("generator", "discriminator"):
+        names = [name for name in one if name.startswith(part)]
+        largest = max(float(one[name].abs().max()) for name in names)
+        assert largest > 0.01
+        assert max(float((one[name] - two[name]).abs().max()) for name in names) < 1e-5 * largest
+
+
 @pytest.mark.timeout(1800)
-def test_two_workers_share_a_batch_and_average_their_gradients(place: dict[str, str], tmp_path: Path) -> None:
-    """The network has neither dropout nor batch norm: two halves of a batch must give the step of the whole batch, up to rounding."""
-    words = ("steps=12", "learning_rate=0.0002")
-    assert run(place, tmp_path / "one", *words, "batch_size=4").returncode == 0
-    shared = run(place, tmp_path / "two", *words, "batch_size=4", "--workers", "2")
+def test_two_workers_through_ray_train(place: dict[str, str], tmp_path: Path) -> None:
+    """The losses are those of one process (weights drift apart by rounding: Adam makes a full step of the smallest gradient)."""
+    words = ("steps=12", "learning_rate=0.0002", "batch_size=4")
+    assert run(place, tmp_path / "one", *words).returncode == 0
+    shared = run(place, tmp_path / "two", *words, "--workers", "2")
     assert shared.returncode == 0, shared.stderr[-3000:]
     assert not (tmp_path / "two" / "ray").exists()
-    other = run(place, tmp_path / "other", *words, "batch_size=2")
-    assert other.returncode == 0
-    one, two, half = weights(tmp_path / "one"), weights(tmp_path / "two"), weights(tmp_path / "other")
-
-    def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-        return sum(float((first[name] - second[name]).abs().sum()) for name in first)
-
-    assert distance(one, two) < 0.2 * distance(one, half)
-    reports = [json.loads((tmp_path / part / "report.json").read_text()) for part in ("one", "two")]
-    last = [report["curve"][0]["reconstruction"] for report in reports]
-    assert last[0] == pytest.approx(last[1], rel=0.2)
-    assert reports[1]["workers"] == 2
+    assert weights(tmp_path / "one").keys() == weights(tmp_path / "two").keys()
+    one, two = (json.loads((tmp_path / part / "report.json").read_text()) for part in ("one", "two"))
+    assert (one["workers"], two["workers"]) == (1, 2)
+    # Rank 0 tells the losses of its own half.
+    assert two["curve"][0]["reconstruction"] == pytest.approx(one["curve"][0]["reconstruction"], rel=0.25)
+    assert two["curve"][-1]["reconstruction"] < two["curve"][0]["reconstruction"]
