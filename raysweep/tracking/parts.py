@@ -128,7 +128,7 @@ class SheetRow:
 
     name: str
     alt: str
-    src: str
+    src: Markup
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,11 +91,34 @@ def test_names_are_those_of_the_codes(run_folder: Path, monkeypatch: pytest.Monk
     assert len(set(names.values())) == len(names)
 
 
+def test_photographs_are_shown_on_request_and_anonymized_only(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same run, called one of photographs."""
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(run_folder.parent.parent / "cache"))
+    copy = tmp_path / run_folder.name
+    shutil.copytree(run_folder, copy)
+    content = json.loads((copy / "sweep.json").read_text())
+    content["info"]["synthetic"] = False
+    (copy / "sweep.json").write_text(json.dumps(content))
+    pages = {}
+    for words in ([], ["--contact-sheet", "--names"]):
+        assert main(["report", str(copy), "--out", str(tmp_path / "p.html"), *words]) == 0
+        pages[len(words)] = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "data:image" not in pages[0]
+    assert "anonymized photographs of real people" in pages[2]
+    assert "This page names people" in pages[2]
+    front = pages[2].count("data:image/jpeg")
+    assert 1 <= front <= 2
+    assert "as drawn" not in pages[2]
+    with monkeypatch.context() as patch:
+        patch.setenv("RAYSWEEP_CACHE", str(tmp_path / "empty"))
+        assert main(["report", str(copy), "--contact-sheet", "--out", str(tmp_path / "q.html")]) == 1
+
+
 def test_damage_is_told_and_breaks_nothing(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = tmp_path / run_folder.name
     shutil.copytree(run_folder, copy)
     (copy / "scores" / f"{COMMON}.npz").write_bytes(b"gone")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import os
 import re
 from dataclasses import replace
@@ -14,10 +15,12 @@ import pytest
 from fake_evidence import judged_run, store
 from fake_sweep import HOSTILE, failed, record, sweep, sweep_info
 
+from raysweep.engine.evidence import SHEET
 from raysweep.errors import ConfigError, StoreError
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking import report
 from raysweep.tracking.analysis import analyse, reasons
+from raysweep.tracking.contact import drawn_sheet
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.latex import latex, latex_text
 from raysweep.tracking.page import build_page
@@ -129,6 +132,25 @@ def test_a_page_with_evidence_has_every_section(judged: StoredRun) -> None:
     assert "Zoltan" not in page, "no names unless asked for"
     assert "ImageData" not in page
     assert len(page) < 1_000_000
+
+
+def test_drawn_faces_are_shown_whole_and_photographs_never(judged: StoredRun) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (7, 112, 112, 3), dtype=np.uint8)
+    records = tuple(replace(item, evidence={**item.evidence, SHEET: noise}) for item in judged.records)
+    found = analyse(replace(judged, records=records))
+    page = build_page(found, sheet=drawn_sheet(found))
+    addresses = [str(item["src"]) for tag, item in harmless(page).tags if tag == "img"]
+    assert len(addresses) == 2 + len(found.shown)
+    for address in addresses:
+        with Image.open(
+            io.BytesIO(base64.b64decode(address.removeprefix("data:image/jpeg;base64,"), validate=True))
+        ) as picture:
+            picture.load()
+            assert picture.size == (7 * 112, 112)
+    photographs = analyse(replace(judged, records=records, info=replace(judged.info, synthetic=False)))
+    assert drawn_sheet(photographs) == []
 
 
 def test_names_only_when_given(judged: StoredRun) -> None:
