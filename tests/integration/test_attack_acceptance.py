@@ -11,7 +11,9 @@ import pytest
 from raysweep.api import evaluate
 from raysweep.engine.record import TrialRecord
 
-SMALL = "synthetic:identities=60,images_per_identity=10"
+SMALL = "synthetic:identities=40,images_per_identity=8"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,6 @@ def scored(folder: Path, *words: str, data: str = SMALL, models: str | None = No
     return record
 
 
-@pytest.mark.slow
 def test_reversal_lifts_a_strong_blur(folder: Path) -> None:
     """The ignorant attacker is fooled; restored by ridge or through the known operator, the same faces are recognised again."""
     record = scored(
@@ -48,7 +49,6 @@ def test_reversal_lifts_a_strong_blur(folder: Path) -> None:
     assert record.metrics["privacy"].value < record.metrics["privacy/naive"].value
 
 
-@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "setting"), [("blur", "kernel_size=61"), ("pixelate", "block_size=16")])
 def test_real_faces_naive_against_aware(real_root: Path, folder: Path, name: str, setting: str) -> None:
