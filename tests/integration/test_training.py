@@ -97,7 +97,7 @@ def first_gradients(rank: int, processes: int, out: str) -> None:
     rows = torch.arange(4)[rank * share : (rank + 1) * share]
     trainer.step(PairExamples(pairs, torch.device("cpu")).batch(rows, torch.Generator()))
     found = {
-        f"{name}.{key}": parameter.grad
+        f"{name}.{key}": parameter.grad.contiguous()
         for name, module in trainer.modules().items()
         for key, parameter in module.named_parameters()
         if parameter.grad is not None
