@@ -155,8 +155,9 @@ def _centres(content: Any, keys: tuple[str, ...] | None, architecture: Architect
     centres = content.get(CENTRES, within.get(CENTRES_WITHIN))
     if centres is None:
         return None
-    fits = isinstance(centres, torch.Tensor) and centres.ndim == 2 and len(centres) > 0
-    if not fits or centres.shape[1] != architecture.latent or not bool(centres.isfinite().all()):
-        has = tuple(centres.shape) if isinstance(centres, torch.Tensor) else type(centres).__name__
-        raise ModelError(f"{path}: {CENTRES} must be finite numbers (n, {architecture.latent}), it is {has}")
-    return centres.detach().float().clone()
+    if isinstance(centres, torch.Tensor):
+        numbers = centres.detach().to(torch.float32, copy=True)
+        if numbers.ndim == 2 and numbers.shape[1] == architecture.latent and len(numbers) and numbers.isfinite().all():
+            return numbers
+    has = tuple(centres.shape) if isinstance(centres, torch.Tensor) else type(centres).__name__
+    raise ModelError(f"{path}: {CENTRES} must be finite numbers (n, {architecture.latent}), it is {has}")
