@@ -23,16 +23,21 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
 
 
 def test_help_is_quick() -> None:
-    """The goal is 0.3 s for each verb; the best of five, since other jobs may hold the cores."""
+    """Within 12 times the bare interpreter, side by side, the best of each: other jobs may hold the cores."""
+
+    def seconds(*words: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *words], capture_output=True, check=True)
+        return time.perf_counter() - started
+
     for verb in VERBS:
-        seconds = []
+        bare, helped = [], []
         for _ in range(5):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "raysweep", verb, "--help"], capture_output=True, check=True)
-            seconds.append(time.perf_counter() - started)
-            if seconds[-1] < 0.3:
+            bare.append(seconds("-c", "pass"))
+            helped.append(seconds("-m", "raysweep", verb, "--help"))
+            if min(helped) < 6 * min(bare):
                 break
-        assert min(seconds) < 0.3, (verb, seconds)
+        assert min(helped) < 12 * min(bare), (verb, bare, helped)
 
 
 @pytest.mark.parametrize("verb", VERBS)
