@@ -226,7 +226,7 @@ def _is_held(path: Path) -> bool:
 
 def _entry(kind: str, folder: Path) -> Entry:
     about = _manifest(folder)
-    used = [path for path in (folder / USED, folder / MANIFEST, folder) if path.exists()]
+    used = [path for path in (folder / USED, folder / MANIFEST) if path.exists()] or [folder]
     frame = about.get("frame")
     models = about.get("models")
     names = [name for task in ("embedding", "probability") for name in dict((models or {}).get(task) or {})]
@@ -238,7 +238,7 @@ def _entry(kind: str, folder: Path) -> Entry:
         frame=f"{frame[0]} x {frame[0]}, margin {frame[1]}" if isinstance(frame, list) and len(frame) == 2 else "",
         models=tuple(names),
         size=_size(folder),
-        used_at=max(path.stat().st_mtime for path in used[:2]),
+        used_at=max(path.stat().st_mtime for path in used),
         held=_is_held(_lock_path(folder)),
     )
 

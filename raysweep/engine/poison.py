@@ -23,13 +23,17 @@ Result = TypeVar("Result")
 
 
 class Tally(Protocol):
-    """Counts what was begun and not ended, outside of the process that works."""
+    """Counts what was begun and not ended, outside of the process that works.
+
+    A death is never forgotten: results of a process that dies later in the same item are lost, and its successor must not run into
+    what is known already.
+    """
 
     def begin(self, what: Begun) -> int:
-        """Note that work begins; returns how often it had begun before and not ended."""
+        """Note that work begins; returns how many processes had begun it before and not ended it."""
 
     def end(self, what: Begun) -> None:
-        """Note that it has ended."""
+        """Note that this process has ended it."""
 
 
 class Counts:
@@ -46,7 +50,7 @@ class Counts:
 
     def end(self, what: Begun) -> None:
         """As `Tally.end`."""
-        del self._open[what]
+        self._open[what] -= 1
 
 
 class RemoteTally:
