@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 MAX_YAML_BYTES = 1 << 20
+MAX_YAML_NODES = 20_000
+MAX_YAML_DEPTH = 20
+"""A space of ten arms has a few hundred nodes, six deep; what is beyond these bounds is no space, and is not read to its end."""
 
 
 def canonical_hash(content: object, length: int = 12) -> str:
@@ -92,7 +95,10 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Mapping[tuple[str | int, ...]
     """
     if path.stat().st_size > MAX_YAML_BYTES:
         raise ConfigError(f"{path.name}: larger than {MAX_YAML_BYTES} bytes")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: not readable as UTF-8 text ({error})") from error
     lines = _Lines()
     problems: list[str] = []
 
@@ -112,7 +118,16 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Mapping[tuple[str | int, ...]
                 visit(item, (*where, index))
 
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if count > MAX_YAML_NODES or depth > MAX_YAML_DEPTH:
+                limit = (
+                    f"more than {MAX_YAML_NODES} items"
+                    if count > MAX_YAML_NODES
+                    else f"nested deeper than {MAX_YAML_DEPTH}"
+                )
+                raise ConfigError(f"{path.name}: {limit}")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 line = event.start_mark.line + 1 if event.start_mark else 0
                 raise ConfigError(f"{path.name}:{line}: anchors and aliases are not allowed")
@@ -217,6 +232,13 @@ class Space:
 
 _SPACE_KEYS = ("summary", "anonymizer", "parameters", "settings", "try_first", "arms", "run")
 _ARM_KEYS = ("anonymizer", "parameters", "settings", "try_first")
+_SHAPE_KEYS = ("low", "high", "step", "log", "choices")
+_SHAPES: Mapping[type, tuple[str, ...]] = {
+    Float: ("low", "high", "log"),
+    Int: ("low", "high", "step", "log"),
+    Categorical: ("choices",),
+    Bool: (),
+}
 _RANGE_KEYS = ("low", "high", "step", "log", "choices", "default", "when", "why", "unit")
 
 
@@ -436,6 +458,10 @@ def _narrow(
     for part in item:
         if part not in _RANGE_KEYS:
             problems.append(f"{line}: unknown key {part!r}{nearest(str(part), _RANGE_KEYS)} in {key!r}")
+        elif part in _SHAPE_KEYS and part not in _SHAPES[type(declared)]:
+            allowed = ", ".join(_SHAPES[type(declared)]) or "none; it is true or false"
+            kind = type(declared).__name__.lower()
+            problems.append(f"{line}: {key}: `{part}` means nothing for a parameter of type {kind}; allowed: {allowed}")
     rule = item.get("when") or {}
     if not isinstance(rule, dict):
         problems.append(f"{line}: `when` must be a mapping parameter: value or list of values")

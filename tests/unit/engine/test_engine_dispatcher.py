@@ -1,0 +1,167 @@
+"""Who gets which work item: stragglers, poison, time-outs. Workers are stand-ins, the dispatcher is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from raysweep.engine.pools import LocalPool, _Dispatcher, _Spent
+from raysweep.errors import TrialError
+
+
+@dataclass
+class Task:
+    key: str
+
+
+class StandIn:
+    """Works on its items one after the other, each for as long as `seconds` says; None dies, and takes with it what waits."""
+
+    def __init__(self, seconds: Callable[[Any], float | None]) -> None:
+        self.seconds = seconds
+        self.done: list[Any] = []
+        self.deaths = 0
+        self._queue: list[tuple[Any, concurrent.futures.Future[Any]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self.run = self
+
+    def remote(self, method: str, arguments: Any) -> StandIn.Reference:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._queue.append((arguments[0], future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+        return self.Reference(future)
+
+    async def _work(self) -> None:
+        while self._queue:
+            item, future = self._queue[0]
+            seconds = self.seconds(item)
+            if seconds is None:
+                self.deaths += 1
+                dying, self._queue = self._queue, []
+                for _, each in dying:
+                    each.set_exception(RayActorError())
+                return
+            await asyncio.sleep(seconds)
+            if not self._queue:  # killed meanwhile
+                return
+            self._queue.pop(0)
+            self.done.append(item)
+            future.set_result(item)
+
+    def kill(self) -> None:
+        """As Ray does with `no_restart=False` after a `cancel`: the running item ends, what waits runs again."""
+        if self._task is not None:
+            self._task.cancel()
+        _, future = self._queue.pop(0)
+        future.set_exception(RayActorError())
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    @dataclass
+    class Reference:
+        answer: concurrent.futures.Future[Any]
+
+        def future(self) -> concurrent.futures.Future[Any]:
+            return self.answer
+
+
+def test_a_straggler_holds_up_nobody() -> None:
+    """F16: one worker is far slower; the other does nearly all, and nothing waits behind the slow one but what it holds."""
+    fast, slow = StandIn(lambda item: 0.001), StandIn(lambda item: 0.4)
+
+    async def play() -> None:
+        dispatcher = _Dispatcher([slow, fast])
+        await asyncio.gather(*(dispatcher.call("measure", (Task(str(n)), None, [n])) for n in range(60)))
+
+    asyncio.run(play())
+    assert len(fast.done) + len(slow.done) == 60
+    assert len(slow.done) <= 6
+
+
+def test_nothing_waits_behind_a_training() -> None:
+    first, second = StandIn(lambda item: 0.2 if item.key == "train" else 0.001), StandIn(lambda item: 0.001)
+
+    async def play() -> None:
+        dispatcher = _Dispatcher([first, second])
+        training = asyncio.ensure_future(dispatcher.call("fit", (Task("train"),)))
+        await asyncio.sleep(0)
+        await asyncio.gather(*(dispatcher.call("measure", (Task(str(n)), None, [n])) for n in range(10)))
+        assert not training.done()
+        await training
+
+    asyncio.run(play())
+    assert len(second.done) == 10
+
+
+def test_what_kills_its_worker_is_found_and_what_waited_with_it_is_not_blamed() -> None:
+    """F4: after the second death, the second one alone, the item is given back as dead; all the others end well."""
+    worker = StandIn(lambda item: None if item.key == "poison" else 0.001)
+
+    async def play() -> list[list[Any]]:
+        dispatcher = _Dispatcher([worker])
+        keys = ["a", "poison", "b", "c", "d"]
+        return await asyncio.gather(*(dispatcher.call("measure", (Task(key), None, [0])) for key in keys))
+
+    answers = asyncio.run(play())
+    assert worker.deaths == 2
+    assert sorted(item.key for item in worker.done) == ["a", "b", "c", "d"]
+    failed = [answer[0].answer for answer in answers if answer[0].answer.exception()]
+    assert len(failed) == 1
+    assert isinstance(failed[0].exception(), RayActorError)
+
+
+def test_what_takes_too_long_is_ended_and_what_waited_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = StandIn(lambda item: 60.0 if item.key == "hangs" else 0.001)
+    cancelled: list[Any] = []
+    monkeypatch.setattr(ray, "cancel", cancelled.append)
+    monkeypatch.setattr(ray, "kill", lambda actor, no_restart: actor.kill())
+    monkeypatch.setattr("raysweep.engine.pools.LOOK_S", 0.01)
+
+    async def play() -> list[Any]:
+        dispatcher = _Dispatcher([worker], trial_timeout_s=0.1)
+        calls = (dispatcher.call("measure", (Task(key), None, [0])) for key in ("a", "hangs", "b", "c"))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    answers = asyncio.run(play())
+    assert isinstance(answers[1], TrialError)
+    assert "trial_timeout" in str(answers[1])
+    assert len(cancelled) == 1
+    assert [item.key for item in worker.done] == ["a", "b", "c"]
+
+
+def test_the_items_of_a_trial_share_its_time() -> None:
+    spent = _Spent(10.0)
+    spent.add("a", 4.0, last=False)
+    assert spent.left("a") == 6.0
+    assert spent.left("b") == 10.0
+    spent.add("a", 7.0, last=False)
+    assert spent.left("a") == 0.0
+    spent.add("a", 0.0, last=True)
+    assert spent.left("a") == 10.0
+    assert spent.left("") is None
+    assert _Spent(None).left("a") is None
+
+
+def test_the_local_pool_interrupts_a_loop_that_swallows_errors() -> None:
+    class Worker:
+        def fit(self, task: Task) -> str:
+            while task.key == "hangs":
+                try:
+                    sum(range(1000))
+                except ZeroDivisionError:
+                    continue
+            return "fitted"
+
+    pool = LocalPool.__new__(LocalPool)
+    pool.worker, pool._spent = Worker(), _Spent(0.05)  # type: ignore[assignment]
+    assert pool.call("fit", Task("a")) == "fitted"
+    with pytest.raises(TrialError, match=r"given up after 0\.05 s of work"):
+        pool.call("fit", Task("hangs"))
+    assert pool.call("fit", Task("b")) == "fitted"
