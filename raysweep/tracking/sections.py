@@ -13,6 +13,7 @@ from raysweep.metrics.value import MetricValue
 from raysweep.schema import EXPRESSIONS
 from raysweep.tracking.analysis import REFEREE, Analysis, reasons
 from raysweep.tracking.charts import Curve, curves_chart, front_chart, gap_chart, risk_chart, trace_chart, zoom_of
+from raysweep.tracking.compared import compared
 from raysweep.tracking.parts import (
     Block,
     Cell,
@@ -63,6 +64,7 @@ def sections(
     """
     made = [
         Section("front", "The front", _front(found)),
+        Section("compared", "Settings compared", compared(found)),
         Section("gap", "What a naive evaluation would have claimed", _gap(found)),
         Section("attackers", "Attackers", _attackers(found)),
         Section("curves", "Identification and verification", _curves(found)),
