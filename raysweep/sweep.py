@@ -210,7 +210,7 @@ class _Driver:
             "common_evidence": self._common_evidence,
             "state": state,
         }
-        (self.info.run_folder / "space.yaml").write_text(self._config.space.text, encoding="utf-8")
+        (self.info.run_folder / "space.yaml").write_text(redacted(self._config.space.text), encoding="utf-8")
         write_settings(self.info.run_folder, content)
 
     def run(self, folder: Path, workers: int) -> None:

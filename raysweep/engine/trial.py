@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raysweep.engine.checked import checked
 from raysweep.engine.record import Outcome, TrialRecord, TrialTask
 from raysweep.errors import RaysweepError
 
@@ -51,7 +52,7 @@ def run_trial(
         place = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
         return failed_record(task, fidelity, f"{type(error).__name__}: {error}{place}", stamp())
     seconds = {**outcome.seconds, "wall": time.perf_counter() - started}
-    return TrialRecord(
+    record = TrialRecord(
         key=task.key,
         number=task.number,
         anonymizer=task.anonymizer,
@@ -68,6 +69,7 @@ def run_trial(
         ended_at=stamp(),
         evidence=outcome.evidence,
     )
+    return checked(record)
 
 
 def failed_record(task: TrialTask, fidelity: Mapping[str, int], reason: str, ended_at: float) -> TrialRecord:

@@ -59,7 +59,7 @@ def test_killed_at_places_around_a_commit(drivers: Drivers, tmp_path: Path, undi
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [name for name in POINTS if not name.startswith(TRACKER)])
 def test_killed_at_every_place(drivers: Drivers, tmp_path: Path, undisturbed: list[dict[str, Any]], place: str) -> None:
-    count = 1 if place.startswith(("lease.", "settings.")) else 4
+    count = {"lease": 1, "settings": 1, "sampler": 2}.get(place.split(".")[0], 4)
     kill_and_resume(drivers, tmp_path, undisturbed, f"{place}:{count}")
 
 

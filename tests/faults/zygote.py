@@ -160,8 +160,11 @@ class StubWorker:
         if kind == "hang":
             while True:
                 time.sleep(0.01)
-        if kind == "memory":
-            raise MemoryError("out of memory")
+        if kind == "leak":
+            home, token = os.environ["HOME"], os.environ["PLANTED_API_TOKEN"]
+            raise RuntimeError(
+                f"cannot open {home}/private/faces.png with {token} at https://bob:planted-password@example.org/x?key=planted-key"
+            )
         return Fitted({}, {"loss": (1.0, 0.5)}, {"fit": 0.0})
 
     def measure(self, task: Any, fitted: Any, rows: Any) -> Any:

@@ -1,0 +1,170 @@
+"""Workers of the Ray pool are killed, hang, or go with their node (F3, F4, F5): the pool and the trials are real, the work is a stand-in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysweep.engine import pools
+from raysweep.engine.pools import RayPool
+from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.trial import run_trial
+
+CHUNKS = [np.arange(start, start + 10, dtype=np.int64) for start in range(0, 60, 10)]
+
+
+class Actor:
+    """In place of a worker: the sum of the rows, after a while; a row of the poison trial aborts the process, another trial never ends."""
+
+    def __init__(self, plan: Any) -> None:
+        self.plan = plan
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def run(self, method: str, arguments: Any) -> Any:
+        from raysweep.engine.pools import _fetch
+        from raysweep.engine.record import Outcome
+        from raysweep.metrics.value import MetricValue
+
+        given = [_fetch(argument) for argument in arguments]
+        if method == "ready":
+            return {}
+        task = given[0]
+        if method == "fit":
+            return np.full(50_000, task.number, dtype=np.float64)  # large enough to lie on the worker's node
+        if method == "measure":
+            time.sleep(0.15)
+            if task.anonymizer == "poison" and 33 in given[2]:
+                os.abort()
+            if task.anonymizer == "hangs" and 33 in given[2]:
+                time.sleep(3600)
+            return float(given[1][0]) + float(given[2].sum())
+        value = MetricValue(sum(given[2]) / 1e5)
+        return Outcome({"privacy": value, "utility": value}, (), {}, {}, {})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pools, "_WorkerActor", Actor)
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    found.add_node(num_cpus=1)
+    ray.init(
+        address=found.address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+    yield found
+    ray.shutdown()
+    found.shutdown()
+    patch.undo()
+
+
+def open_pool(**options: Any) -> RayPool:
+    pool = RayPool(SimpleNamespace(threads=1), 2, 0.0, **options)  # type: ignore[arg-type]
+    pool.wait_ready(lambda ready: None)
+    return pool
+
+
+def play(pool: RayPool, *names: str) -> list[TrialRecord]:
+    """All trials at once, as Tune runs them."""
+    records: list[Any] = [None] * len(names)
+
+    def run(number: int, name: str) -> None:
+        task = TrialTask(f"key-{name}-{number}", number, name, {}, 0)
+        records[number] = run_trial(task, pool.client(), CHUNKS, {})
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(names)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return records
+
+
+def expected(record: TrialRecord) -> float:
+    return (6 * record.number + sum(range(60))) / 1e5
+
+
+def assert_right(records: list[TrialRecord]) -> None:
+    for record in records:
+        assert record.state == "complete", record.reason
+        assert record.metrics["privacy"].value == pytest.approx(expected(record), abs=1e-12)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_a_batch(cluster: Any) -> None:
+    """F3: its items are done elsewhere or again, each counts once, and the pool is back to its size."""
+    pool = open_pool()
+    before = pool.pids()
+    timer = threading.Timer(0.4, os.kill, (before[0], signal.SIGKILL))
+    timer.start()
+    assert_right(play(pool, "a", "b", "c"))
+    after = pool.pids()
+    assert len(set(after)) == 2
+    assert before[0] not in after
+    pool.close()
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_its_workers_fails_alone(cluster: Any) -> None:
+    """F4: it is run again, then alone, and then given up; the others end well, and so does the pool."""
+    pool = open_pool()
+    records = play(pool, "a", "poison", "b", "c")
+    assert records[1].state == "failed"
+    assert "died at this trial, also when it ran alone" in records[1].reason
+    assert_right([record for record in records if record.anonymizer != "poison"])
+    assert len(set(pool.pids())) == 2
+    pool.close()
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_given_up_and_its_worker_serves_again(cluster: Any) -> None:
+    """F19 on Ray: the process is ended, not asked."""
+    pool = open_pool(trial_timeout_s=6.0)
+    before = pool.pids()
+    records = play(pool, "a", "hangs", "b")
+    assert records[1].state == "failed"
+    assert records[1].reason == "given up after 6 s of work (trial_timeout)"
+    assert_right([records[0], records[2]])
+    after = pool.pids()
+    assert len(set(before) & set(after)) == 1
+    assert_right(play(pool, "d"))
+    pool.close()
+
+
+@pytest.mark.slow
+def test_a_node_goes_and_another_comes(cluster: Any) -> None:
+    """F5: what lived on it is made again on the node that replaces it."""
+    pool = open_pool()
+    gone = next(node for node in cluster.worker_nodes)
+
+    def replace() -> None:
+        cluster.remove_node(gone, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+
+    timer = threading.Timer(0.4, replace)
+    timer.start()
+    records = play(pool, "a", "b", "c")
+    timer.join()
+    assert_right(records)
+    pool.close()
