@@ -26,7 +26,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ __all__ = [
     "RowLabels",
     "cache_root",
     "code_digest",
+    "take_faces",
 ]
 
 FORMAT = "raysweep-references-1"
@@ -59,6 +60,9 @@ EMBEDDING, PROBABILITY = "embedding:", "probability:"
 COPY_ROWS = 1024
 CODE = ("preprocess", "models", "data/images.py", "schema.py")
 """Source files that decide what is in a store; weights and their specification enter by the zoo's digest."""
+
+RESIDENT_BYTES = 256 << 20
+"""Pixels of chosen rows that are copied into memory; more are copied into a file without a name and mapped."""
 
 Array = np.ndarray[Any, Any]
 
@@ -337,6 +341,45 @@ class ReferenceStore:
                 f"{path}: {len(note)} rows where {count} were written; remove the folder and prepare again"
             )
         return labels, note
+
+
+def take_faces(faces: AlignedFaces, rows: Array, resident_bytes: int = RESIDENT_BYTES) -> AlignedFaces:
+    """`faces.take(rows)` for any number of rows: the same arrays, in memory where they are few, else in a file that the kernel may page out.
+
+    Args:
+        faces: memory maps of a store, or arrays.
+        rows: numbers of the rows.
+        resident_bytes: of pixels and masks together that are still copied into memory.
+
+    Raises:
+        StoreError: there is no room for the file.
+    """
+    large = {"crop": faces.crop} | ({} if faces.mask is None else {"mask": faces.mask})
+    if sum(len(rows) * array[:1].nbytes for array in large.values()) <= resident_bytes:
+        return faces.take(rows)
+    # Beside the store, where there is room for faces; the system's folder for temporary files may itself be memory.
+    store = getattr(faces.crop, "filename", None)
+    folder = Path(store).parent if store is not None and os.access(Path(store).parent, os.W_OK) else None
+    mapped: dict[str, Array] = {}
+    for name, array in large.items():
+        shape = (len(rows), *array.shape[1:])
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                os.posix_fallocate(file.fileno(), 0, len(rows) * array[:1].nbytes)
+                copy = np.memmap(file, dtype=array.dtype, mode="r+", shape=shape)
+        except OSError as error:
+            raise StoreError(f"no room to copy {shape} {array.dtype} of clear faces ({error.strerror})") from error
+        for start in range(0, len(rows), COPY_ROWS):
+            copy[start : start + COPY_ROWS] = array[rows[start : start + COPY_ROWS]]
+        mapped[name] = copy
+    return replace(
+        faces,
+        table=faces.table.take(rows),
+        points=faces.points[rows],
+        landmarks=None if faces.landmarks is None else faces.landmarks[rows],
+        crop=mapped["crop"],
+        mask=mapped.get("mask"),
+    )
 
 
 class ReferenceWriter:

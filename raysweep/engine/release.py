@@ -24,7 +24,7 @@ from raysweep.data.source import Source, open_source
 from raysweep.engine.apply import Method, Output, Shared
 from raysweep.engine.parts import Counts, Part, PartsFolder, image_names
 from raysweep.engine.point import Point
-from raysweep.engine.references import ReferenceStore, cache_root
+from raysweep.engine.references import ReferenceStore, cache_root, take_faces
 from raysweep.engine.states import StateStore, state_digest
 from raysweep.engine.worker import pick_device
 from raysweep.errors import ConfigError, DataError, StoreError, TrialError
@@ -385,7 +385,7 @@ def _learn(point: Point, anonymizer: Anonymizer, faces: AlignedFaces, zoo: Zoo, 
         rows = np.arange(len(faces), dtype=np.int64)
     group = anonymizer.releases == "group"
     context = FitContext(
-        background=faces.take(rows[:0] if group else rows),
+        background=take_faces(faces, rows[:0] if group else rows),
         releases={"release": faces} if group else {},
         teachers=teachers(zoo, device, faces.frame) if anonymizer.trains else Teachers(),
         device=device,

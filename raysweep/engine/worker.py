@@ -28,7 +28,7 @@ from raysweep.engine.batching import BatchSizes
 from raysweep.engine.controls import ControlStore
 from raysweep.engine.evidence import SHEET
 from raysweep.engine.record import Outcome, TrialTask
-from raysweep.engine.references import References, ReferenceStore
+from raysweep.engine.references import References, ReferenceStore, take_faces
 from raysweep.engine.states import StateStore
 from raysweep.errors import StoreError, TrialError
 from raysweep.metrics.realism import psnr, ssim
@@ -167,8 +167,9 @@ class TrialWorker:
 
         faces = self.references.faces
         anonymizer = self._make(task)
+        learns = type(anonymizer).fit is not Anonymizer.fit  # else nobody looks, and nothing need be copied
         context = FitContext(
-            background=faces.take(faces.table.rows("G")),
+            background=take_faces(faces, faces.table.rows("G") if learns else faces.table.rows("G")[:0]),
             releases=_Releases(faces) if anonymizer.releases == "group" else {},
             teachers=self._get_teachers() if anonymizer.trains else Teachers(),
             device=self.device,
@@ -461,7 +462,7 @@ class _Releases(dict[str, AlignedFaces]):
     def __missing__(self, name: str) -> AlignedFaces:
         if name not in self._names:
             raise KeyError(name)
-        return self._faces.take(np.flatnonzero(self._release == name).astype(np.int64))
+        return take_faces(self._faces, np.flatnonzero(self._release == name).astype(np.int64))
 
 
 def _lap(seconds: dict[str, float], stage: str, since: float, device: torch.device) -> float:
