@@ -109,7 +109,7 @@ def test_ray_writes_what_one_process_writes_and_sets_aside_who_kills(tmp_path: P
 
     rows[20]["face_id"] += "poison"
     poisoned = fakes.write(rows, tmp_path / "poisoned", shards=3)
-    parts = cut(poisoned.paths, 8)
+    parts = cut(poisoned.paths, 2)
     found = written(tmp_path / "out", parts, release(parts, *arguments, workers=2))
     assert found["counts"]["reasons"]["killed_worker"] == 1
     assert found["counts"]["released"] == 60
@@ -151,13 +151,12 @@ def test_a_row_that_kills_its_actor_is_set_aside_in_preparation(tmp_path: Path) 
     assert record["face_id"] == "black"
 
 
-@pytest.mark.parametrize("layout", ["shards", "images"])
-def test_kill_minus_nine_in_the_middle_and_the_same_command_again(tmp_path: Path, moody: Method, layout: str) -> None:
+def test_kill_minus_nine_in_the_middle_and_the_same_command_again(tmp_path: Path, moody: Method) -> None:
     environment = {**os.environ, "RAYSWEEP_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "SLOW": "1"}
     data = "synthetic:identities=40,images_per_identity=13"
 
     def words(out: str) -> list[str]:
-        options = ["--engine", "local", "--data", data, "--out", str(tmp_path / out), "--format", layout]
+        options = ["--engine", "local", "--data", data, "--out", str(tmp_path / out), "--format", "images"]
         return [sys.executable, "-m", "raysweep", "anonymize", moody.anonymizer, *options]
 
     def receipts() -> list[Path]:
