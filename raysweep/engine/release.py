@@ -31,7 +31,7 @@ from raysweep.errors import ConfigError, DataError, StoreError, TrialError
 from raysweep.faces import frame_of, session, shares_of
 from raysweep.models.zoo import Zoo, open_zoo
 from raysweep.preprocess.actors import read_slice
-from raysweep.preprocess.rows import recipe_for
+from raysweep.preprocess.rows import Recipe, recipe_for
 from raysweep.preprocess.tools import open_tools, tool_names
 from raysweep.provenance import anonymizer_digest, code_digest, versions
 
@@ -115,6 +115,8 @@ def anonymize(
         shards = _shards(source, view)
         frame = frame_of(point.run, source.synthetic if point.stored is None else point.stored.info.synthetic)
         recipe = recipe_for(_first_row(shards), frame, open_tools(zoo), models=not shards.synthetic)
+        if not anonymizer.needs:
+            recipe = Recipe(frame)  # nobody is left out for want of landmarks that nobody looks at
         _check_needs(anonymizer, recipe.landmarks, recipe.mask, shards)
         fitted = _fit(point, anonymizer, shards, zoo, engine, workers, view, anyway)
         notes += _remarks(anonymizer, output, zoo, layout)
