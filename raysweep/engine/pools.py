@@ -311,11 +311,11 @@ class RayPoolClient:
             cause = error.cause
             while isinstance(cause, RayTaskError):
                 cause = cause.cause
+            if isinstance(cause, ray.exceptions.RayActorError):  # of an item that this one was to use
+                raise _died(cause) from error
             raise (cause if isinstance(cause, Exception) else error) from None
         except ray.exceptions.RayActorError as error:
-            raise TrialError(
-                f"the worker's process died at this trial, also when it ran alone: {_first_line(error)}"
-            ) from error
+            raise _died(error) from error
 
     def faces(self) -> int:
         """Faces measured so far, over all workers."""
@@ -324,9 +324,10 @@ class RayPoolClient:
         return int(ray.get(self._dispatcher.faces.remote()))
 
 
-def _first_line(error: BaseException) -> str:
+def _died(error: BaseException) -> TrialError:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    reason = lines[0] if lines else type(error).__name__
+    return TrialError(f"the worker's process died at this trial, also when it ran alone: {reason}")
 
 
 class RayPool(RayPoolClient):

@@ -18,6 +18,7 @@ import pytest
 from raysweep.engine import pools
 from raysweep.engine.pools import RayPool
 from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.session import start_ray
 from raysweep.engine.trial import run_trial
 
 CHUNKS = [np.arange(start, start + 10, dtype=np.int64) for start in range(0, 60, 10)]
@@ -54,29 +55,37 @@ class Actor:
         return Outcome({"privacy": value, "utility": value}, (), {}, {}, {})
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool starts stand-ins; Ray's processes can import this package."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(pools, "_WorkerActor", Actor)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture
+def session(stand_in: None) -> Iterator[None]:
+    """A local Ray as a sweep starts it."""
+    with start_ray(cpus=2, gpus=0):
+        yield
+
+
+@pytest.fixture
+def cluster(stand_in: None) -> Iterator[Any]:
+    """Two nodes on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    patch = pytest.MonkeyPatch()
-    patch.setattr(pools, "_WorkerActor", Actor)
-    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     found.add_node(num_cpus=1)
-    ray.init(
-        address=found.address,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
+    ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
     yield found
     ray.shutdown()
     found.shutdown()
-    patch.undo()
 
 
 def open_pool(**options: Any) -> RayPool:
@@ -112,7 +121,14 @@ def assert_right(records: list[TrialRecord]) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_a_batch(cluster: Any) -> None:
+def test_workers_that_die_and_trials_that_kill_them_or_hang(session: None) -> None:
+    """F3, F4 and F19 on one Ray."""
+    worker_killed_in_a_batch()
+    trial_that_kills_its_workers()
+    trial_that_hangs()
+
+
+def worker_killed_in_a_batch() -> None:
     """F3: its items are done elsewhere or again, each counts once, and the pool is back to its size."""
     pool = open_pool()
     before = pool.pids()
@@ -125,8 +141,7 @@ def test_a_worker_killed_in_a_batch(cluster: Any) -> None:
     pool.close()
 
 
-@pytest.mark.slow
-def test_a_trial_that_kills_its_workers_fails_alone(cluster: Any) -> None:
+def trial_that_kills_its_workers() -> None:
     """F4: it is run again, then alone, and then given up; the others end well, and so does the pool."""
     pool = open_pool()
     records = play(pool, "a", "poison", "b", "c")
@@ -137,8 +152,7 @@ def test_a_trial_that_kills_its_workers_fails_alone(cluster: Any) -> None:
     pool.close()
 
 
-@pytest.mark.slow
-def test_a_trial_that_hangs_is_given_up_and_its_worker_serves_again(cluster: Any) -> None:
+def trial_that_hangs() -> None:
     """F19 on Ray: the process is ended, not asked."""
     pool = open_pool(trial_timeout_s=6.0)
     before = pool.pids()
