@@ -12,7 +12,7 @@ Pure functions on rows, and the actor that holds the models. Reasons beside thos
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from raysweep.engine.poison import Begun, Tally, careful
 from raysweep.engine.worker import face_seeds
 from raysweep.errors import ConfigError, ModelError
 from raysweep.preprocess.actors import read_slice
-from raysweep.preprocess.align import invert, paste_back, transform_points
+from raysweep.preprocess.align import invert, paste_back, transform_points, warp_crop
 from raysweep.preprocess.rows import KILLED, Face, Recipe, RowProblem, Tools, faces_in, read_image
 from raysweep.preprocess.tools import open_tools
 from raysweep.schema import ByteArray, FaceBatch, Frame, face_schema
@@ -119,11 +119,12 @@ def open_method(method: Method, zoo: Zoo, state: State, device: torch.device) ->
 
 @dataclass(frozen=True)
 class _Picture:
-    """A photograph with its faces, the one the row is about first."""
+    """A photograph with its faces, the one the row is about first; `first` is the number of the first face."""
 
     index: int
     image: ByteArray
     faces: list[Face]
+    first: int = 0
 
 
 def release_rows(
@@ -187,23 +188,47 @@ def _release(
     persons: Mapping[str, int],
     device: torch.device,
 ) -> None:
-    """Anonymize some photographs and fill in their columns."""
-    for picture, crops in _anonymized(pictures, rows, frame, anonymizer, method, persons, device):
-        if isinstance(crops, RowProblem):
-            columns[picture.index] |= {"reason": crops.reason, "detail": crops.detail}
+    """Anonymize some photographs and fill in their columns.
+
+    Face after face: crops of neighbours overlap, and a method that keeps the surroundings of a face must find the first one replaced when it
+    comes to the second, or it would put it back.
+    """
+    images = {picture.index: picture.image for picture in pictures}
+    for number in range(max((len(picture.faces) for picture in pictures), default=0)):
+        turn = [_turn(picture, number, images, frame) for picture in pictures if _has(picture, number, images)]
+        for picture, crops in _anonymized(turn, rows, frame, anonymizer, method, persons, device):
+            if isinstance(crops, RowProblem):
+                columns[picture.index] |= {"reason": crops.reason, "detail": crops.detail}
+                del images[picture.index]
+            elif output.crops:
+                images[picture.index] = crops[0]
+            else:
+                images[picture.index] = paste_back(images[picture.index], crops[0], picture.faces[0].matrix)
+    for picture in pictures:
+        if picture.index not in images:
             continue
+        points = frame.points
+        if not output.crops:
+            points = transform_points(points, invert(picture.faces[0].matrix))
         encoding = str(rows[picture.index]["encoding"])
         try:
-            if output.crops:
-                done, points = crops[0], frame.points
-            else:
-                done = picture.image
-                for face, crop in zip(picture.faces, crops, strict=True):
-                    done = paste_back(done, crop, face.matrix)
-                points = transform_points(frame.points, invert(picture.faces[0].matrix))
-            columns[picture.index] |= {**_encoded(done, encoding, output), "points": points.ravel().tolist()}
+            done = _encoded(images[picture.index], encoding, output)
         except (cv2.error, ValueError) as error:
             columns[picture.index] |= {"reason": "not_encoded", "detail": _one_line(error)}
+        else:
+            columns[picture.index] |= {**done, "points": points.ravel().tolist()}
+
+
+def _has(picture: _Picture, number: int, images: Mapping[int, ByteArray]) -> bool:
+    return len(picture.faces) > number and picture.index in images
+
+
+def _turn(picture: _Picture, number: int, images: Mapping[int, ByteArray], frame: Frame) -> _Picture:
+    """One face of a photograph, cut out of it as it is by now."""
+    image, face = images[picture.index], picture.faces[number]
+    if number:
+        face = replace(face, crop=warp_crop(image, face.matrix, frame.size))
+    return _Picture(picture.index, image, [face], number)
 
 
 def _anonymized(
@@ -255,7 +280,7 @@ def _drawn(
     for picture in pictures:
         row = rows[picture.index]
         face_id, person = str(row["face_id"]), row["identity"]
-        for number in range(len(picture.faces)):
+        for number in range(picture.first, picture.first + len(picture.faces)):
             own = number == 0
             names.append(face_id if own else f"{face_id}\0{number}")
             identity.append(persons.get(str(person), -1) if own and person is not None else -1)

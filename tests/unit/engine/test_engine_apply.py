@@ -198,6 +198,27 @@ def test_everybody_in_a_photograph_is_anonymized(known: bool) -> None:
     assert done["reason"] == ""
 
 
+class Close(Two):
+    """The second face lies within the crop of the first."""
+
+    places: ClassVar[list[tuple[float, float]]] = [(100.0, 80.0), (150.0, 80.0)]
+
+
+def test_a_neighbour_is_not_put_back_by_a_method_that_keeps_the_surroundings() -> None:
+    def work(faces: FaceBatch) -> torch.Tensor:
+        image = faces.image.clone()
+        image[:, :, 40:90, 40:72] = 0  # the middle of the face alone
+        return image
+
+    row = couple()
+    (done,) = release([row], Stub(work), tools=Tools(detector=Close()))
+    image, clear = pixels(done), pixels(row)
+    for x, y in Close.places:
+        middle = (slice(int(y) - 8, int(y) + 20), slice(int(x) - 8, int(x) + 8))
+        assert clear[middle].any()
+        assert not image[middle].any()
+
+
 def test_a_photograph_without_a_face_is_kept_only_on_demand() -> None:
     dark = np.full((160, 320, 3), 60, np.uint8)
     row = couple() | {"image": dark.tobytes()}
