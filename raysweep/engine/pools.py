@@ -226,12 +226,25 @@ class _Dispatcher:
                 self._end(index, item)
             if not died:
                 break
+            if not alone:
+                await self._back(index)
         if method == "measure" and not died:
             self._faces += len(arguments[-1])
         return [reference]
 
     async def faces(self) -> int:
         return self._faces
+
+    async def _back(self, index: int) -> None:
+        """Wait until a worker that died serves again: its node may have gone, and the next one may still be on its way."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            reference = self._workers[index].run.remote("ready", ())
+            answer = asyncio.wrap_future(reference.future())
+            done, _ = await asyncio.wait([answer], timeout=READY_TIMEOUT_S)
+            if done and answer.exception() is None:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _outcome(self, index: int, item: _Item, reference: Any) -> bool:
         """Wait for the end of an item; True when its worker died of something.
@@ -348,7 +361,7 @@ class RayPool(RayPoolClient):
             num_cpus=0.9 if not gpus else 0.5,
             num_gpus=gpus / workers if gpus else 0,
             max_restarts=-1,
-            max_task_retries=1,
+            max_task_retries=2,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
         )
         self._workers = [actor.remote(plan) for _ in range(workers)]
