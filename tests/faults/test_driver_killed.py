@@ -107,6 +107,7 @@ def test_killed_twenty_times_at_random_moments(drivers: Drivers, tmp_path: Path)
     assert done.total() - needed.total() <= kills * chunks_of_a_trial
 
 
+@pytest.mark.slow
 def test_a_suspended_driver_writes_nothing_after_another_took_over(
     drivers: Drivers, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_suspended_driver_writes_nothing_after_another_took_over(
     assert sorted(content_of(tmp_path), key=str) == sorted(undisturbed, key=str)
 
 
+@pytest.mark.slow
 def test_the_same_sweep_started_twice_has_one_writer(
     drivers: Drivers, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:

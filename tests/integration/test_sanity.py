@@ -7,6 +7,9 @@ import pytest
 from raysweep.api import evaluate
 from raysweep.engine.record import TrialRecord
 
+# Some ten trials of the default size.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 FACES = "synthetic:identities=100,images_per_identity=14"
 
 
