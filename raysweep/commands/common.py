@@ -58,7 +58,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_space_arguments(parser: argparse.ArgumentParser) -> None:
     """A search space with `key=value` words, the faces and the run: what `tune` runs and `show` prints."""
-    parser.add_argument("space", metavar="NAME|FILE", help="a search space (see `raysweep ls spaces`), a YAML file, or an anonymizer")
+    parser.add_argument(
+        "space", metavar="NAME|FILE", help="a search space (see `raysweep ls spaces`), a YAML file, or an anonymizer"
+    )
     parser.add_argument(
         "settings",
         nargs="*",
