@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import torch
 
 from raysweep.anonymizers.base import Anonymizer
 from raysweep.anonymizers.registry import get_anonymizer
+from raysweep.engine.ledger import read_ledger
 from raysweep.testing import AnonymizerContract
 from raysweep.testing.anonymizer import example_batch, example_faces
 
@@ -88,9 +88,8 @@ def test_an_installed_package_is_listed_searched_and_recorded(installed: Path) -
     done = _raysweep(installed, *words, "--data", "synthetic:identities=40,images_per_identity=7")
     assert done.returncode == 0, done.stderr + done.stdout
     (ledger,) = (installed.parent / "runs").glob("example-dp-pix-*/ledger.jsonl")
-    records = [json.loads(line.split(b" ", 2)[2]) for line in ledger.read_bytes().splitlines()]
-    trials = [record for record in records if not record["control"]]
+    trials = [record for record in read_ledger(ledger) if not record.control]
     assert len(trials) == 2
-    assert all(record["state"] == "complete" and record["setting"]["epsilon"] > 0 for record in trials)
-    assert len({record["setting"]["epsilon"] for record in trials}) == 2
-    assert all(np.isfinite(record["metrics"]["privacy"]["value"]) for record in trials)
+    assert all(record.state == "complete" and record.setting["epsilon"] > 0 for record in trials)
+    assert len({record.setting["epsilon"] for record in trials}) == 2
+    assert all(np.isfinite(record.metrics["privacy"].value) for record in trials)
