@@ -23,9 +23,9 @@ SEED = 20240601
 @pytest.fixture(scope="module")
 def recipe() -> Iterator[ModuleType]:
     sys.path.insert(0, str(HERE))
-    import ganonymization_golden
+    import golden_recipe
 
-    yield ganonymization_golden
+    yield golden_recipe
     sys.path.remove(str(HERE))
 
 

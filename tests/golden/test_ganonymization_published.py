@@ -29,9 +29,9 @@ PUBLISHED: dict[str, Any] = {"init": "published", "size": 256, "width": 64, "dep
 @pytest.fixture(scope="module")
 def recipe() -> Iterator[ModuleType]:
     sys.path.insert(0, str(HERE))
-    import ganonymization_golden
+    import golden_recipe
 
-    yield ganonymization_golden
+    yield golden_recipe
     sys.path.remove(str(HERE))
 
 
