@@ -22,9 +22,9 @@ import pyarrow as pa
 import torch
 
 from raysweep.anonymizers.base import Anonymizer, State
+from raysweep.anonymizers.batch import face_seeds
 from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.engine.poison import Begun, Tally, careful
-from raysweep.engine.worker import face_seeds
 from raysweep.errors import ConfigError, ModelError
 from raysweep.preprocess.actors import read_slice
 from raysweep.preprocess.align import invert, paste_back, transform_points, warp_crop

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
+from raysweep.anonymizers.batch import face_batch
 from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.attackers.base import CLEAR_EXTRA, Attacker
 from raysweep.attackers.pixels import Darkroom, Extra, askers
@@ -37,7 +38,7 @@ from raysweep.objective import Protocol, Referee
 from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FaceTable, FloatArray, IntArray, Measurements
 from raysweep.search.parameters import Value
 
-__all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "face_seeds", "pick_device"]
+__all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "pick_device"]
 
 MODEL = "model:"
 """Before the names of embedders in what is stored of clear faces."""
@@ -95,13 +96,6 @@ class Measured:
 def pick_device() -> torch.device:
     """CUDA when present, else CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def face_seeds(seed: int, face_id: tuple[str, ...]) -> IntArray:
-    """(n,) int64 >= 0, from (trial seed, face): the same for any batch and any worker."""
-    prefix = str(seed).encode() + b"\0"
-    digests = (hashlib.blake2b(prefix + item.encode(), digest_size=8).digest() for item in face_id)
-    return np.array([int.from_bytes(digest, "little") >> 1 for digest in digests], dtype=np.int64)
 
 
 class TrialWorker:
@@ -353,31 +347,8 @@ class TrialWorker:
         return loaded
 
     def _batch(self, rows: IntArray, seed: int) -> FaceBatch:
-        faces = self.references.faces.take(rows)
-        face_id = tuple(str(item) for item in faces.table.face_id)
-
-        def tensor(array: Any) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-        return FaceBatch(
-            image=tensor(faces.crop.transpose(0, 3, 1, 2)),
-            points=tensor(faces.points),
-            landmarks=None if faces.landmarks is None else tensor(faces.landmarks),
-            mask=None if faces.mask is None else tensor(faces.mask),
-            face_id=face_id,
-            seed=face_seeds(seed, self._drawn_for(faces.table)),
-            frame=faces.frame,
-            identity=faces.table.identity,
-        )
-
-    def _drawn_for(self, table: FaceTable) -> tuple[str, ...]:
-        """What randomness is drawn for: each image, or each person, who then keeps one pseudonym."""
-        if self.plan.protocol.assignment == "per_image":
-            return tuple(str(item) for item in table.face_id)
-        return tuple(
-            f"person\0{table.identity_names[person]}" if person >= 0 else str(face)
-            for person, face in zip(table.identity.tolist(), table.face_id, strict=True)
-        )
+        per_person = self.plan.protocol.assignment == "per_identity"
+        return face_batch(self.references.faces.take(rows), seed, self.device, per_person)
 
     def _crops(self, rows: IntArray) -> torch.Tensor:
         """(n, 3, S, S) uint8 clear crops on the device."""

@@ -26,7 +26,7 @@ from raysweep.tracking.text import plain, setting_text
 
 if TYPE_CHECKING:
     from raysweep.anonymizers.base import FitContext
-    from raysweep.schema import AlignedFaces, FaceBatch
+    from raysweep.schema import AlignedFaces
 
 __all__ = ["drawn_sheet", "identity_names", "photograph_sheet"]
 
@@ -163,11 +163,13 @@ def _released(
     """What the setting of a record makes of some faces, (n, S, S, 3)."""
     import torch
 
+    from raysweep.anonymizers.batch import face_batch
     from raysweep.anonymizers.registry import get_anonymizer
     from raysweep.engine.worker import pick_device
     from raysweep.models.zoo import open_zoo
 
-    device, seed = pick_device(), int(run.info.seed)
+    device, seed = pick_device(), record.seed
+    per_person = (run.basis.get("protocol") or {}).get("assignment") == "per_identity"
     made = get_anonymizer(record.anonymizer, allow_file=True)(**record.setting)
     made.for_faces(faces.synthetic)
     zoo = None
@@ -178,30 +180,8 @@ def _released(
     state = made.fit(_context(faces, made, zoo, device, seed))
     made.load(state, device)
     with torch.inference_mode():
-        image = made.anonymize(_batch(faces.take(rows), seed, device))
+        image = made.anonymize(face_batch(faces.take(rows), seed, device, per_person))
     return np.asarray(image.permute(0, 2, 3, 1).cpu().numpy(), dtype=np.uint8)
-
-
-def _batch(faces: AlignedFaces, seed: int, device: Any) -> FaceBatch:
-    import torch
-
-    from raysweep.engine.worker import face_seeds
-    from raysweep.schema import FaceBatch
-
-    def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    face_id = tuple(str(item) for item in faces.table.face_id)
-    return FaceBatch(
-        image=tensor(faces.crop.transpose(0, 3, 1, 2)),
-        points=tensor(faces.points),
-        landmarks=None if faces.landmarks is None else tensor(faces.landmarks),
-        mask=None if faces.mask is None else tensor(faces.mask),
-        face_id=face_id,
-        seed=face_seeds(seed, face_id),
-        frame=faces.frame,
-        identity=faces.table.identity,
-    )
 
 
 def _context(faces: AlignedFaces, made: Any, zoo: Any, device: Any, seed: int) -> FitContext:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from raysweep.errors import ConfigError, DataError
 from raysweep.models.architectures import build
-from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FloatArray, IntArray
+from raysweep.schema import EXPRESSIONS, AlignedFaces, FloatArray, IntArray
 from raysweep.training.expression import (
     Augmentation,
     ExpressionExamples,
@@ -277,6 +277,7 @@ def anonymized_pupils(
         ModelError: its weights are not at hand.
     """
     from raysweep.anonymizers.base import FitContext, Teachers
+    from raysweep.anonymizers.batch import face_batch
     from raysweep.anonymizers.registry import get_anonymizer
     from raysweep.models.teachers import teachers
 
@@ -306,30 +307,12 @@ def anonymized_pupils(
     for start in range(0, len(faces), ANONYMIZE_BATCH):
         rows = np.arange(start, min(start + ANONYMIZE_BATCH, len(faces)), dtype=np.int64)
         with torch.inference_mode():
-            out = made.anonymize(_batch(faces.take(rows), seed, device))
+            out = made.anonymize(face_batch(faces.take(rows), seed, device))
         crops[rows] = out.cpu().numpy().transpose(0, 2, 3, 1)
         progress(int(rows[-1]) + 1, len(faces))
     crops.flush()
     aside.replace(path)
     return replace(pupils, crops=str(path))
-
-
-def _batch(faces: AlignedFaces, seed: int, device: torch.device) -> FaceBatch:
-    from raysweep.engine.worker import face_seeds
-
-    def tensor(array: Any) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    face_id = tuple(str(face) for face in faces.table.face_id)
-    return FaceBatch(
-        image=tensor(faces.crop.transpose(0, 3, 1, 2)),
-        points=tensor(faces.points),
-        landmarks=None if faces.landmarks is None else tensor(faces.landmarks),
-        mask=None if faces.mask is None else tensor(faces.mask),
-        face_id=face_id,
-        seed=face_seeds(seed, face_id),
-        frame=faces.frame,
-    )
 
 
 def _interval(value: Mapping[str, float | None]) -> str:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 
-from raysweep.engine.worker import TrialWorker, face_seeds
-from raysweep.objective import Protocol
+from raysweep.anonymizers.batch import drawn_for, face_seeds
 from raysweep.testing.attacker import example_table
 
 
@@ -17,8 +15,7 @@ def test_pseudonyms_are_drawn_once_per_person() -> None:
     table = replace(table, identity=identity)
     seeds = {}
     for assignment in ("per_image", "per_identity"):
-        worker = SimpleNamespace(plan=SimpleNamespace(protocol=Protocol(assignment=assignment)))  # type: ignore[arg-type]
-        seeds[assignment] = face_seeds(0, TrialWorker._drawn_for(worker, table))  # type: ignore[arg-type]
+        seeds[assignment] = face_seeds(0, drawn_for(table, per_person=assignment == "per_identity"))
     assert len(np.unique(seeds["per_image"])) == len(table)
     for person in range(4):
         assert len(np.unique(seeds["per_identity"][identity == person])) == 1
