@@ -14,8 +14,7 @@ from raysweep.engine.record import TrialRecord
 from raysweep.metrics.comparison import Comparison, SeedSpread, against_baseline, between_seeds
 from raysweep.tracking.analysis import Analysis
 from raysweep.tracking.parts import Block, Cell, Column, Row, Table, Tabular, Text, tabular
-from raysweep.tracking.standing import searched
-from raysweep.tracking.text import plain, setting_text
+from raysweep.tracking.standing import setting_words
 
 __all__ = ["compared", "compared_rows"]
 
@@ -73,12 +72,10 @@ def _settings(found: Analysis) -> list[_Setting]:
     for record in sorted(found.state.ranked, key=lambda record: record.number):
         mark = json.dumps([record.anonymizer, dict(record.setting)], sort_keys=True, default=str)
         grouped.setdefault(mark, []).append(record)
-    several = len({record.anonymizer for record in found.state.ranked}) > 1
     made = []
     for records in grouped.values():
         first = records[0]
-        words = setting_text(searched(first, found.run.info), 200) or "as it is"
-        label = f"#{first.number} " + (f"{plain(first.anonymizer, 60)}: {words}" if several else words)
+        label = f"#{first.number} {setting_words(first, found.run.info)}"
         spread = {name: between_seeds([record.metrics[name].value for record in records]) for name in OBJECTIVES}
         made.append(
             _Setting(label, tuple(records), spread, _joint([found.evidence.draws(record) for record in records]))

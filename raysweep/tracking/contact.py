@@ -20,9 +20,9 @@ from raysweep.engine.record import TrialRecord
 from raysweep.errors import ConfigError, RaysweepError, StoreError
 from raysweep.tracking.analysis import Analysis
 from raysweep.tracking.parts import Block, Sheet, SheetRow, Text
-from raysweep.tracking.standing import searched
+from raysweep.tracking.standing import setting_words
 from raysweep.tracking.stored import StoredRun
-from raysweep.tracking.text import plain, setting_text
+from raysweep.tracking.text import plain
 
 if TYPE_CHECKING:
     from raysweep.anonymizers.base import FitContext
@@ -112,9 +112,7 @@ def _row(found: Analysis, record: TrialRecord, images: Images) -> SheetRow:
     elif record.control:
         name = f"control {plain(record.control, 40)}"
     else:
-        several = len({item.anonymizer for item in found.state.trials}) > 1
-        words = setting_text(searched(record, found.run.info), 120)
-        name = f"#{record.number} " + (f"{plain(record.anonymizer, 40)} {words}" if several else words)
+        name = f"#{record.number} {setting_words(record, found.run.info, 120)}"
     return SheetRow(name, f"{len(images)} released faces, {name}", _address(images))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
-from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
-from raysweep.tracking.standing import Standing, searched, standing
+from raysweep.tracking.standing import Standing, setting_words, standing
 from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["reading", "sweep_note", "trial_note"]
@@ -36,7 +35,7 @@ def reading(state: Standing, info: SweepInfo) -> list[str]:
     knee, private, expressive = state.knee, state.front[0], state.front[-1]
     lines = [
         f"{len(state.front)} of {len(state.trials)} trials are on the front; it covers {state.hypervolume:.3f} of the unit square.",
-        f"The balanced choice (knee) is trial #{knee.number} ({setting_text(searched(knee, info))}): {_sentence(knee)}.",
+        f"The balanced choice (knee) is trial #{knee.number} ({setting_words(knee, info)}): {_sentence(knee)}.",
     ]
     if private is not knee:
         lines.append(f"Most private is trial #{private.number}: {_sentence(private)}.")
@@ -80,7 +79,7 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
             (
                 [
                     f"#{record.number}",
-                    *_scores(record, searched(record, info)),
+                    *_scores(record, setting_words(record, info, 240)),
                     "**knee**" if record is state.knee else "",
                 ]
                 for record in shown
@@ -103,7 +102,7 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
         lines += ["### Controls", ""]
         lines += _table(
             ["control", "privacy P", "utility U", "strongest attacker", "setting"],
-            ([markdown(record.control), *_scores(record, record.setting)] for record in state.controls),
+            ([markdown(record.control), *_scores(record, setting_words(record, info))] for record in state.controls),
         )
         lines.append("")
     lines += ["### What it rests on", "", *_basis(state, info), ""]
@@ -149,12 +148,12 @@ def _sentence(record: TrialRecord) -> str:
     )
 
 
-def _scores(record: TrialRecord, setting: Mapping[str, Value]) -> list[str]:
+def _scores(record: TrialRecord, setting: str) -> list[str]:
     return [
         _value(record.metrics.get("privacy")),
         _value(record.metrics.get("utility")),
         markdown(worst_attacker(record.attackers) or "-"),
-        markdown(setting_text(setting, 240), 300),
+        markdown(setting, 300),
     ]
 
 

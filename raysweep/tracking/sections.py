@@ -32,7 +32,7 @@ from raysweep.tracking.parts import (
     tabular,
 )
 from raysweep.tracking.recompute import Difference, shown_pair
-from raysweep.tracking.standing import searched, varying
+from raysweep.tracking.standing import searched, setting_words, varying
 from raysweep.tracking.text import attacker_name, duration, number, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["attacker_rows", "attackers_by_setting", "front_rows", "gap_rows", "sections", "trial_rows"]
@@ -306,16 +306,7 @@ def _gap(found: Analysis) -> list[Block]:
     ]
     if not records:
         return []
-    several = len({record.anonymizer for record in records}) > 1
-    names = {
-        record.key: f"#{record.number} "
-        + plain(
-            f"{record.anonymizer} " * several
-            + ", ".join(number(value) for value in searched(record, found.run.info).values()),
-            34,
-        )
-        for record in records
-    }
+    names = {record.key: _short_name(record, found) for record in records}
     worst = max(records, key=lambda record: record.metrics["privacy/naive"].value - record.metrics["privacy"].value)
     gap = worst.metrics.get("privacy/gap")
     words = (
@@ -344,7 +335,7 @@ def _attackers(found: Analysis) -> list[Block]:
     ]
     knee = found.state.knee
     for record in shown[:60]:
-        title = f"#{record.number}: every attacker and embedder, {setting_text(searched(record, found.run.info), 160)}"
+        title = f"#{record.number}: every attacker and embedder, {setting_words(record, found.run.info, 160)}"
         parts.append(Fold(title, [Table(attacker_rows(record))], open=knee is not None and record.key == knee.key))
     return parts
 
@@ -793,9 +784,15 @@ def _setting_heads(names: Sequence[str]) -> list[Column]:
 def _setting_cells(found: Analysis, record: TrialRecord, names: Sequence[str]) -> list[Cell]:
     if names:
         return [Cell(number(record.setting[name]) if name in record.setting else "-") for name in names]
-    several = len({item.anonymizer for item in found.state.trials}) > 1
-    words = setting_text(searched(record, found.run.info), 300)
-    return [Cell(f"{plain(record.anonymizer, 60)}: {words}" if several and not record.control else words)]
+    return [Cell(setting_words(record, found.run.info, 300))]
+
+
+def _short_name(record: TrialRecord, found: Analysis) -> str:
+    """`#3 pixelate 16`: the values alone where the parameters are the same everywhere, beside a bar."""
+    words = setting_words(record, found.run.info)
+    if "," not in found.run.info.anonymizer:
+        words = ", ".join(number(value) for value in searched(record, found.run.info).values()) or words
+    return plain(f"#{record.number} {words}", 38)
 
 
 def _decider(record: TrialRecord) -> str:

@@ -12,8 +12,9 @@ from raysweep.metrics.front import hypervolume, knee, nondominated
 from raysweep.schema import FloatArray
 from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
+from raysweep.tracking.text import plain, setting_text
 
-__all__ = ["Standing", "TracePoint", "searched", "standing", "trace", "varying"]
+__all__ = ["Standing", "TracePoint", "searched", "setting_words", "standing", "trace", "varying"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,29 @@ def standing(records: Iterable[TrialRecord], info: SweepInfo) -> Standing:
 
 
 def searched(record: TrialRecord, info: SweepInfo) -> dict[str, Value]:
-    """The part of a setting that the sweep searches; all of it where nothing is searched (a control, a listed setting)."""
-    return {name: record.setting[name] for name in info.parameters if name in record.setting} or dict(record.setting)
+    """The part of a setting that tells a trial from the others of its sweep.
+
+    What the sweep searches; in a study the words that its file lists for this setting; all of it where neither is known.
+    """
+    found = {name: record.setting[name] for name in info.parameters if name in record.setting}
+    if found:
+        return found
+    listed = _listed(record, info)
+    return dict(record.setting) if listed is None else {name: record.setting[name] for name in listed}
+
+
+def setting_words(record: TrialRecord, info: SweepInfo, limit: int = 200) -> str:
+    """`searched` as text, with the anonymizer where the sweep has several: `pixelate: block_size=16`, `blackout`, `kernel_size=31`.
+
+    Of a control only the anonymizer, where its name does not say it: all its parameters are at their defaults.
+    """
+    name = plain(record.anonymizer, 60)
+    if record.control:
+        return "-" if record.control == record.anonymizer else name
+    setting = searched(record, info)
+    if "," not in info.anonymizer:
+        return setting_text(setting, limit)
+    return plain(f"{name}: {setting_text(setting, limit)}", limit) if setting else name
 
 
 def trace(records: Iterable[TrialRecord], info: SweepInfo) -> list[TracePoint]:
@@ -103,6 +125,21 @@ def varying(records: Sequence[TrialRecord]) -> tuple[str, ...]:
         return ()
     names = [name for name in records[0].setting if all(name in record.setting for record in records)]
     return tuple(name for name in names if len({record.setting[name] for record in records}) > 1)
+
+
+def _listed(record: TrialRecord, info: SweepInfo) -> tuple[str, ...] | None:
+    """Names that the study lists in the setting which this trial ran; None where it lists none that fits.
+
+    A record holds every default too: of the listed settings that agree with it, the one that says most is meant.
+    """
+    fitting = [
+        tuple(setting)
+        for arm in info.space.get("arms") or ()
+        if arm.get("anonymizer") == record.anonymizer
+        for setting in arm.get("settings") or ()
+        if all(name in record.setting and record.setting[name] == value for name, value in setting.items())
+    ]
+    return max(fitting, key=len) if fitting else None
 
 
 def _counts(record: TrialRecord, info: SweepInfo) -> bool:

@@ -20,7 +20,7 @@ from rich.text import Text
 from raysweep.engine.record import TrialRecord
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.note import reading
-from raysweep.tracking.standing import Standing, searched, standing, trace, varying
+from raysweep.tracking.standing import Standing, setting_words, standing, trace, varying
 from raysweep.tracking.text import duration, number, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline"]
@@ -230,12 +230,12 @@ class LineView(LiveView):
         name = f"control {plain(record.control, 40)}" if record.control else f"trial #{record.number}"
         if record.state == "failed":
             self._print(
-                f"{name} FAILED: {plain(record.reason, 300)}; {setting_text(searched(record, self._state.info))}; {self._tail()}"
+                f"{name} FAILED: {plain(record.reason, 300)}; {setting_words(record, self._state.info)}; {self._tail()}"
             )
             return
         self._print(
             f"{name}: P {with_interval(record.metrics.get('privacy'))}, U {with_interval(record.metrics.get('utility'))}, "
-            f"strongest attacker {worst_attacker(record.attackers) or '-'}; {setting_text(searched(record, self._state.info))}; "
+            f"strongest attacker {worst_attacker(record.attackers) or '-'}; {setting_words(record, self._state.info)}; "
             f"{duration(float(record.seconds.get('wall', 0.0)))}; {self._tail()}"
         )
 
@@ -339,7 +339,7 @@ class PanelView(LiveView):
         return line
 
     def _last_trials(self) -> RenderableType:
-        names = varying([record for record in self._state.records.values() if not record.control])
+        names = _columns([record for record in self._state.records.values() if not record.control])
         table = Table(box=None, padding=(0, 1), expand=True, header_style="dim")
         for name in ("trial", "P", "U"):
             table.add_column(name, no_wrap=True)
@@ -348,7 +348,7 @@ class PanelView(LiveView):
         table.add_column("time", justify="right", no_wrap=True)
         best = self._cached[0].front_keys
         for record, served in reversed(self._ended):
-            setting = {key: value for key, value in record.setting.items() if key in names} or record.setting
+            words = _words(record, self._state.info, names, 120)
             style = "bold" if record.key in best else ""
             row: list[str | Text]
             if record.state == "failed":
@@ -360,7 +360,7 @@ class PanelView(LiveView):
                     (worst_attacker(record.attackers) or "-").partition(" on ")[0],
                 ]
             wall = "ledger" if served else duration(float(record.seconds.get("wall", 0.0)))
-            cells: list[str | Text] = [_label(record), *row, setting_text(setting, 120), wall]
+            cells: list[str | Text] = [_label(record), *row, words, wall]
             table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), style=style)
         return table
 
@@ -375,7 +375,7 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
             shown (`front_settings` then lists them).
     """
     state = standing(records, info)
-    names = varying(state.trials)
+    names = _columns(state.trials)
     attackers = [worst_attacker(record.attackers) or "-" for record in state.front]
     # What is the same in all rows needs no column.
     same, where = len(set(attackers)) == 1, {attacker.partition(" on ")[2] for attacker in attackers}
@@ -415,14 +415,13 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
 
 
 def front_settings(records: Sequence[TrialRecord], info: SweepInfo) -> Table:
-    """One line (or a few) per trial of the front: the parameters that vary, or all of them when none does."""
+    """One line (or a few) per trial of the front: the parameters that vary, or what a study lists, or all of them."""
     state = standing(records, info)
-    names = varying(state.trials)
+    names = _columns(state.trials)
     grid = Table.grid(padding=(0, 2))
     for record in state.front:
-        setting = {name: record.setting[name] for name in names} or searched(record, info)
         style = "bold" if record is state.knee else ""
-        grid.add_row(Text(f"#{record.number}", style=style), Text(setting_text(setting, 400), style=style))
+        grid.add_row(Text(f"#{record.number}", style=style), Text(_words(record, info, names, 400), style=style))
     return grid
 
 
@@ -453,7 +452,7 @@ def print_closing(
     if state.front:
         table = front_table(records, info, console.width)
         parts += [Text(), table, Text()]
-        if not any(str(column.header).replace("\n", "_") in varying(state.trials) for column in table.columns):
+        if not any(str(column.header).replace("\n", "_") in _columns(state.trials) for column in table.columns):
             parts += [front_settings(records, info), Text()]
     parts += [Text(line) for line in reading(state, info)]
     parts.append(Text())
@@ -492,8 +491,22 @@ def _control_table(state: Standing) -> Table:
     for record in state.controls:
         complete = record.state == "complete"
         scores = [f"P {_short(record, 'privacy')}", f"U {_short(record, 'utility')}"] if complete else ["failed", ""]
-        table.add_row(*map(Text, [plain(record.control, 40), *scores, "" if complete else plain(record.reason, 120)]))
+        name = plain(record.control, 40)
+        if record.control != record.anonymizer and len(state.controls) > len({item.control for item in state.controls}):
+            name += f" {plain(record.anonymizer, 40)}"
+        table.add_row(*map(Text, [name, *scores, "" if complete else plain(record.reason, 120)]))
     return table
+
+
+def _columns(records: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Parameters that tell the trials apart; none where several anonymizers have their own."""
+    return varying(records) if len({record.anonymizer for record in records}) == 1 else ()
+
+
+def _words(record: TrialRecord, info: SweepInfo, names: Sequence[str], limit: int) -> str:
+    if names and not record.control:
+        return setting_text({name: record.setting[name] for name in names if name in record.setting}, limit)
+    return setting_words(record, info, limit)
 
 
 def _label(record: TrialRecord) -> str:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.analysis import Analysis
-from raysweep.tracking.standing import searched
-from raysweep.tracking.text import plain, setting_text, with_interval, worst_attacker
+from raysweep.tracking.standing import setting_words
+from raysweep.tracking.text import plain, with_interval, worst_attacker
 
 __all__ = ["Card", "caveats", "key_figures", "verdict"]
 
@@ -41,7 +41,7 @@ def verdict(found: Analysis) -> str:
     privacy, utility = knee.metrics["privacy"], knee.metrics["utility"]
     words = [
         tried + judged,
-        f"The balanced choice is #{knee.number} ({setting_text(searched(knee, info), 160)}): the strongest attacker"
+        f"The balanced choice is #{knee.number} ({setting_words(knee, info, 160)}): the strongest attacker"
         f"{_named(knee)} keeps {_share(privacy, turned=True)} of its advantage over guessing, and {_share(utility)} of the expression is kept.",
     ]
     naive = knee.metrics.get("privacy/naive")

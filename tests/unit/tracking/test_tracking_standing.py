@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_sweep import control, failed, record, sweep, sweep_info
 
-from raysweep.tracking.standing import standing, trace, varying
+from raysweep.tracking.standing import searched, setting_words, standing, trace, varying
 
 INFO = sweep_info(Path("runs"))
 
@@ -54,3 +55,28 @@ def test_varying_parameters() -> None:
     records = [record(0, 0.1, 0.1, setting={"a": 1, "b": 2, "c": 0}), record(1, 0.2, 0.2, setting={"a": 1, "b": 3})]
     assert varying(records) == ("b",)
     assert varying([]) == ()
+
+
+def test_a_trial_is_named_by_what_is_searched() -> None:
+    assert searched(record(2, 0.1, 0.1, setting={"a": 1, "width": 24, "b": 3}), INFO) == {"width": 24}
+    assert setting_words(record(2, 0.1, 0.1, setting={"a": 1, "width": 24}), INFO) == "width=24"
+
+
+def test_a_listed_setting_is_named_by_what_its_study_lists() -> None:
+    arms = [
+        {"anonymizer": "blur", "settings": [{"kernel_size": 31}, {"kernel_size": 31, "sigma": 2.0}, {"kernel_size": 51}]},
+        {"anonymizer": "blackout", "settings": [{}]},
+    ]  # fmt: skip
+    study = sweep_info(Path("runs"), parameters=(), space={"arms": arms}, anonymizer="blur, blackout")
+    plain_blur = record(0, 0.1, 0.1, anonymizer="blur", setting={"kernel_size": 31, "sigma": 0.0, "mode": "reflect"})
+    assert setting_words(plain_blur, study) == "blur: kernel_size=31", "defaults of what is not listed are not told"
+    assert setting_words(replace(plain_blur, setting={**plain_blur.setting, "sigma": 2.0}), study) == (
+        "blur: kernel_size=31, sigma=2"
+    ), "the setting that says most"
+    assert setting_words(record(1, 1.0, 0.0, anonymizer="blackout", setting={"colour": 0}), study) == "blackout"
+    assert searched(replace(plain_blur, setting={"kernel_size": 7}), study) == {"kernel_size": 7}, "listed nowhere"
+
+
+def test_a_control_is_named_by_its_anonymizer() -> None:
+    assert setting_words(control("untrained", 0.9, 0.0), INFO) == "ganonymization"
+    assert setting_words(replace(control("identity", 0.0, 1.0), anonymizer="identity"), INFO) == "-"
