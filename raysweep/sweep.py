@@ -26,7 +26,7 @@ from raysweep.engine.faults import fault_point
 from raysweep.engine.interrupts import Interrupts, StopNow, SweepInterruptedError, SweepStoppedError
 from raysweep.engine.lease import LeaseLostError
 from raysweep.engine.ledger import Ledger
-from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
+from raysweep.engine.pools import LocalPool, Pool, RayPool, WorkerOf, default_workers, trial_worker
 from raysweep.engine.record import TrialRecord, TrialTask
 from raysweep.engine.runs import choose_run, folder_name, write_settings
 from raysweep.engine.states import StateStore
@@ -47,10 +47,23 @@ from raysweep.tracking.standing import standing
 from raysweep.tracking.terminal import LiveView
 from raysweep.tracking.text import plain
 
-__all__ = ["SweepResult", "tune"]
+__all__ = ["Parts", "SweepResult", "tune"]
 
 CHUNK_ROWS = 256
 """Faces per work item: large enough to hide the call, small enough to share a trial between workers."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a sweep is put together from; benches and drills put others in their place.
+
+    Attributes:
+        worker_of: makes a worker of its plan.
+        sink_of: makes the tracker.
+    """
+
+    worker_of: WorkerOf = trial_worker
+    sink_of: Callable[[str, SweepInfo], MlflowSink] = MlflowSink
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def tune(
     need_privacy: bool = True,
     fresh: bool = False,
     resume: str | None = None,
+    parts: Parts = Parts(),
 ) -> SweepResult:
     """Run a sweep, or go on with it where it stopped.
 
@@ -92,6 +106,7 @@ def tune(
         need_privacy: False lets a data set without identities pass; its trials have no privacy and no front.
         fresh: start a new run, even where one could go on.
         resume: go on with this run (a folder, its name or the start of it) or refuse.
+        parts: what it is put together from.
 
     Raises:
         RaysweepError: before any trial, when data, models or settings cannot do, or when code, weights or libraries are not those of
@@ -144,8 +159,8 @@ def tune(
             view.update(info)
             with Ledger(folder / "ledger.jsonl", tell=view.note) as ledger:
                 settings = {"identity": identity.to_dict(), "fresh": choice.fresh, **_settings(config, basis)}
-                sink = MlflowSink(default_tracking_uri(runs, tracking_uri), info)
-                driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy)
+                sink = parts.sink_of(default_tracking_uri(runs, tracking_uri), info)
+                driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy, parts)
                 driver.write_settings()
                 try:
                     driver.run(folder, workers)
@@ -182,8 +197,9 @@ class _Driver:
         view: LiveView,
         info: SweepInfo,
         need_privacy: bool,
+        parts: Parts,
     ) -> None:
-        self._need_privacy = need_privacy
+        self._need_privacy, self._parts = need_privacy, parts
         self._config, self._faces, self._basis = config, faces, basis
         self._ledger, self._sink, self._view = ledger, sink, view
         self.info = info
@@ -316,11 +332,11 @@ class _Driver:
     def _pool(self, plan: Any, workers: int) -> Iterator[Any]:
         if self._config.run.engine == "local":
             self._view.note("loading models")
-            yield LocalPool(plan, self._config.run.trial_timeout)
+            yield LocalPool(plan, self._config.run.trial_timeout, self._parts.worker_of)
             return
         _, gpus = cores_and_gpus("ray")
         self._view.stage("starting workers", 0, workers)
-        pool = RayPool(plan, workers, float(min(gpus, workers)), self._config.run.trial_timeout)
+        pool = RayPool(plan, workers, float(min(gpus, workers)), self._config.run.trial_timeout, self._parts.worker_of)
         try:
             pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers))
             yield pool

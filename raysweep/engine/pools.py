@@ -15,14 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from raysweep.errors import StoreError, TrialError
 
-if TYPE_CHECKING:
-    from raysweep.engine.worker import WorkerPlan
-
-__all__ = ["LocalPool", "Pool", "RayPool", "RayPoolClient", "default_workers"]
+__all__ = ["LocalPool", "Plan", "Pool", "RayPool", "RayPoolClient", "WorkerOf", "default_workers"]
 
 QUEUED_PER_WORKER = 2
 """Items handed to one actor at a time: the second one waits beside it, so that the actor never idles between items."""
@@ -36,6 +33,25 @@ READY_TIMEOUT_S = 300.0
 
 LOOK_S = 0.25
 """Between two looks at whether an item has run for too long."""
+
+
+class Plan(Protocol):
+    """What a pool must know of what its workers load."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each worker."""
+
+
+WorkerOf = Callable[[Any], Any]
+"""Makes a worker of a plan. Picklable by reference; it imports what is heavy only when called."""
+
+
+def trial_worker(plan: Any) -> Any:
+    """The real one: it loads models and attacks."""
+    from raysweep.engine.worker import TrialWorker
+
+    return TrialWorker(plan)
 
 
 class Pool(Protocol):
@@ -88,14 +104,13 @@ class LocalPool:
         plan: what the worker loads.
         trial_timeout_s: work that a trial may take in all, None for any. It interrupts Python code of the main thread, where the
             driver runs it; a call into native code that never returns is interrupted only by the pool on Ray.
+        worker_of: makes the worker; another one than the real one in benches and drills.
     """
 
     size = 1
 
-    def __init__(self, plan: WorkerPlan, trial_timeout_s: float | None = None) -> None:
-        from raysweep.engine.worker import TrialWorker
-
-        self.worker = TrialWorker(plan)
+    def __init__(self, plan: Plan, trial_timeout_s: float | None = None, worker_of: WorkerOf = trial_worker) -> None:
+        self.worker = worker_of(plan)
         self._spent = _Spent(trial_timeout_s)
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -148,12 +163,10 @@ def default_workers(cpus: int, gpus: int) -> int:
 
 
 class _WorkerActor:
-    """A `TrialWorker` in an actor; takes handles as one-element lists, so that a dispatcher does not fetch their values."""
+    """A worker in an actor; takes handles as one-element lists, so that a dispatcher does not fetch their values."""
 
-    def __init__(self, plan: WorkerPlan) -> None:
-        from raysweep.engine.worker import TrialWorker
-
-        self._worker = TrialWorker(plan)
+    def __init__(self, plan: Plan, worker_of: WorkerOf) -> None:
+        self._worker = worker_of(plan)
 
     def run(self, method: str, arguments: Sequence[Any]) -> Any:
         return getattr(self._worker, method)(*(_fetch(argument) for argument in arguments))
@@ -351,9 +364,17 @@ class RayPool(RayPoolClient):
         workers: how many.
         gpus: GPUs of the session; each worker gets an equal share.
         trial_timeout_s: work that a trial may take in all, None for any; the worker of one that takes longer is started anew.
+        worker_of: as of `LocalPool`.
     """
 
-    def __init__(self, plan: WorkerPlan, workers: int, gpus: float, trial_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        workers: int,
+        gpus: float,
+        trial_timeout_s: float | None = None,
+        worker_of: WorkerOf = trial_worker,
+    ) -> None:
         import ray
 
         actor = ray.remote(_WorkerActor).options(
@@ -364,7 +385,7 @@ class RayPool(RayPoolClient):
             max_task_retries=2,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
         )
-        self._workers = [actor.remote(plan) for _ in range(workers)]
+        self._workers = [actor.remote(plan, worker_of) for _ in range(workers)]
         dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000)
         dispatcher = dispatcher.remote(self._workers, trial_timeout_s)
         super().__init__(dispatcher, workers)

@@ -27,7 +27,7 @@ CHUNKS = [np.arange(start, start + 10, dtype=np.int64) for start in range(0, 60,
 class Actor:
     """In place of a worker: the sum of the rows, after a while; a row of the poison trial aborts the process, another trial never ends."""
 
-    def __init__(self, plan: Any) -> None:
+    def __init__(self, plan: Any, worker_of: Any = None) -> None:
         self.plan = plan
 
     def pid(self) -> int:
