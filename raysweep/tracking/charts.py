@@ -17,10 +17,21 @@ from raysweep.tracking.standing import Standing
 from raysweep.tracking.svg import Axis, Plot
 from raysweep.tracking.text import number, plain, with_interval, worst_attacker
 
-__all__ = ["Curve", "TraceBand", "curves_chart", "front_chart", "gap_chart", "risk_chart", "trace_chart", "zoom_of"]
+__all__ = [
+    "Curve",
+    "TraceBand",
+    "curves_chart",
+    "front_chart",
+    "gap_chart",
+    "interval_lines",
+    "risk_chart",
+    "trace_chart",
+    "zoom_of",
+]
 
 SHAPES = {"identity": "diamond", "blackout": "square", "untrained": "triangle"}
 """Control -> mark."""
+OBJECTIVES = ("privacy", "utility")
 UNIT = tuple(round(0.2 * step, 1) for step in range(6))
 
 
@@ -97,19 +108,25 @@ def front_chart(
             plot.line([(start[0], start[1]), _at(record)], "promise")
             plot.mark(start[0], start[1], "promised", size=2.4, title=f"#{record.number} as measured on role S")
     for record in state.controls:
-        if all(_usable(record.metrics.get(name)) for name in ("privacy", "utility")):
+        if all(_usable(record.metrics.get(name)) for name in OBJECTIVES):
             name = plain(record.control, 40)
             plot.mark(
                 *_at(record), "control", SHAPES.get(record.control, "triangle"), 5, f"control {name}: {_hover(record)}"
             )
-            plot.taken(*_at(record))
     for record in shown:
         knee = state.knee is not None and record.key == state.knee.key
         css = "knee" if knee else "front" if record.key in chosen else "hollow"
         plot.mark(*_at(record), css, "star" if knee else "circle", 5.4, _hover(record))
-        plot.taken(*_at(record))
-    for record in sorted(shown, key=lambda item: item is not state.knee):
-        plot.label(*_at(record), f"#{record.number}")
+    labelled = sorted(shown, key=lambda item: item is not state.knee)
+    plot.labels(
+        [_at(record) for record in labelled],
+        [f"#{record.number}" for record in labelled],
+        [_at(record) for record in state.controls if all(_usable(record.metrics.get(name)) for name in OBJECTIVES)],
+        [
+            *itertools.pairwise(_stairs(state.front) if state.front else []),
+            *(line for record in shown for line in interval_lines(record)),
+        ],
+    )
     if not state.ranked:
         plot.text(0.5, 0.5, "no trial can be ranked", anchor="middle")
     return plot.svg()
@@ -211,6 +228,18 @@ def _at(record: TrialRecord) -> tuple[float, float]:
 def _ends(record: TrialRecord, name: str) -> tuple[float, float]:
     value = record.metrics[name]
     return value.lo, value.hi
+
+
+def interval_lines(record: TrialRecord) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The bars of a point's intervals, from end to end; none where there is no interval."""
+    (privacy, utility), found = _at(record), []
+    low, high = _ends(record, "privacy")
+    if math.isfinite(low) and math.isfinite(high):
+        found.append(((low, utility), (high, utility)))
+    low, high = _ends(record, "utility")
+    if math.isfinite(low) and math.isfinite(high):
+        found.append(((privacy, low), (privacy, high)))
+    return found
 
 
 def _usable(value: MetricValue | None) -> bool:

@@ -6,6 +6,7 @@ Colours are two of the Okabe-Ito palette on grey; every kind of mark also has it
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from typing import IO, Any
 
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
+from raysweep.tracking.charts import interval_lines, zoom_of
 from raysweep.tracking.info import SweepInfo
+from raysweep.tracking.labels import Box, place_labels
 from raysweep.tracking.standing import Standing, standing, trace
 from raysweep.tracking.text import csv_cell, number, page, plain, with_interval, worst_attacker
 
@@ -48,6 +51,11 @@ SHAPES = {"identity": ("diamond-open", "D"), "blackout": ("square-open", "s"), "
 OTHER_SHAPE = ("pentagon-open", "p")
 
 Point = tuple[float, float]
+View = tuple[float, float, float, float]
+WHOLE: View = (-0.03, 1.06, -0.03, 1.06)
+"""The unit square with a margin."""
+NOMINAL = (900, 450)
+"""Pixels of the plot for which the interactive figure's labels are placed; on another size they move with their marks."""
 
 
 def front_figure(records: Sequence[TrialRecord], info: SweepInfo) -> Any:
@@ -98,12 +106,9 @@ def front_figure(records: Sequence[TrialRecord], info: SweepInfo) -> Any:
         drawn.update(
             error_x=_bars(state.front, "privacy"),
             error_y=_bars(state.front, "utility"),
-            mode="markers+text",
-            text=[f"#{record.number}" for record in state.front],
-            textposition="top right",
-            textfont={"color": INK, "size": 11},
         )
         figure.add_trace(drawn)
+        figure.update_layout(annotations=_annotations(state))
     if state.knee is not None:
         ring = {"color": KNEE, "size": 19, "symbol": "star", "line": {"color": "white", "width": 1}}
         figure.add_trace(_markers([state.knee], info, f"knee (#{state.knee.number})", ring))
@@ -118,8 +123,8 @@ def front_figure(records: Sequence[TrialRecord], info: SweepInfo) -> Any:
             x=0.5, y=0.5, showarrow=False, font={"color": CONTROL, "size": 14},
         )  # fmt: skip
     _layout(figure, page(_title(info)), "<br>".join(page(line) for line in _subtitle(state, info)))
-    figure.update_xaxes(title=PRIVACY_LABEL, range=[-0.03, 1.06], dtick=0.2)
-    figure.update_yaxes(title=UTILITY_LABEL, range=[-0.03, 1.06], dtick=0.2)
+    figure.update_xaxes(title=PRIVACY_LABEL, range=WHOLE[:2], dtick=0.2)
+    figure.update_yaxes(title=UTILITY_LABEL, range=WHOLE[2:], dtick=0.2)
     return figure
 
 
@@ -158,16 +163,33 @@ def front_html(records: Sequence[TrialRecord], info: SweepInfo, path: Path) -> P
 
 
 def front_png(records: Sequence[TrialRecord], info: SweepInfo, path: Path) -> Path:
-    """Write the same picture as a PNG, 1500 x 1080 pixels."""
+    """Write the same picture as a PNG, 1500 x 1080 pixels; a front in a corner is shown again, larger, where the plane is empty."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Not through pyplot: its global state must not be touched from the tracker's thread.
     figure = Figure(figsize=(10, 7.2), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.09, 0.1, 0.88, 0.755))
+    axes = figure.add_axes((0.09, 0.14, 0.88, 0.715))
     state = standing(records, info)
-    _draw(axes, state)
+    _draw(axes, state, WHOLE)
+    axes.set_xlabel(PRIVACY_LABEL, color=INK)
+    axes.set_ylabel(UTILITY_LABEL, color=INK)
+    view = zoom_of(state, frozenset())
+    place = None if view is None else _empty_place(state, view)
+    if view is None or place is None:
+        _write_labels(axes, state)
+    else:
+        closer = axes.inset_axes(place)
+        _draw(closer, state, view)
+        closer.tick_params(labelsize=8)
+        axes.indicate_inset_zoom(closer, edgecolor=CONTROL, alpha=0.6)
+        _write_labels(closer, state)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="lower center", ncols=6, frameon=False, fontsize=9,
+            handletextpad=0.3, columnspacing=1.4,
+        )  # fmt: skip
     figure.text(0.09, 0.945, _title(info), fontsize=15, color=INK, weight="bold", parse_math=False)
     text = "\n".join(_subtitle(state, info))
     figure.text(
@@ -261,6 +283,12 @@ def _stairs(state: Standing) -> list[Point]:
     return corners
 
 
+def _drawn_lines(state: Standing) -> list[tuple[Point, Point]]:
+    """The staircase and all intervals of the front: labels stay off them where they can."""
+    stairs = _stairs(state) if state.front else []
+    return [*itertools.pairwise(stairs), *(line for record in state.front for line in interval_lines(record))]
+
+
 def _reach(value: MetricValue) -> Point:
     """Lengths of the bar below and above; nothing where there is no interval."""
     if not (math.isfinite(value.lo) and math.isfinite(value.hi)):
@@ -296,6 +324,37 @@ def _bars(records: Sequence[TrialRecord], name: str) -> dict[str, Any]:
     }
 
 
+def _annotations(state: Standing) -> list[dict[str, Any]]:
+    """Numbers of the front's trials, each at a distance from its mark at which none covers another."""
+
+    def pixels(at: Point) -> Point:
+        return (
+            NOMINAL[0] * (at[0] - WHOLE[0]) / (WHOLE[1] - WHOLE[0]),
+            NOMINAL[1] * (WHOLE[3] - at[1]) / (WHOLE[3] - WHOLE[2]),
+        )
+
+    front = sorted(state.front, key=lambda record: record is not state.knee)
+    words = [f"#{record.number}" for record in front]
+    placed = place_labels(
+        [pixels(_at(record)) for record in front],
+        [(7.0 * len(word), 13.0) for word in words],
+        Box(0, -20, NOMINAL[0], NOMINAL[1]),
+        mark=8,
+        lines=[(pixels(start), pixels(end)) for start, end in _drawn_lines(state)],
+    )
+    return [
+        {
+            "x": _at(record)[0], "y": _at(record)[1], "text": word, "font": {"color": INK, "size": 11},
+            "ax": (label.box.left + label.box.right) / 2 - pixels(_at(record))[0],
+            "ay": (label.box.top + label.box.bottom) / 2 - pixels(_at(record))[1],
+            "showarrow": True, "arrowhead": 0, "arrowwidth": 0.7, "standoff": 7, "borderpad": 0,
+            "arrowcolor": TRIAL if label.line else "rgba(0, 0, 0, 0)",
+        }
+        for record, word, label in zip(front, words, placed, strict=True)
+        if label is not None
+    ]  # fmt: skip
+
+
 def _layout(figure: Any, title: str, subtitle: str) -> None:
     figure.update_layout(
         title={
@@ -317,18 +376,18 @@ def _layout(figure: Any, title: str, subtitle: str) -> None:
 
 
 # ------------------------------------------------------------------ matplotlib
-def _draw(axes: Any, state: Standing) -> None:
-    axes.set_xlim(-0.03, 1.06)
-    axes.set_ylim(-0.03, 1.06)
-    axes.set_xlabel(PRIVACY_LABEL, color=INK)
-    axes.set_ylabel(UTILITY_LABEL, color=INK)
+def _draw(axes: Any, state: Standing, view: View) -> None:
+    """Trials, front, knee and controls in a part of the plane (P from, to, U from, to)."""
+    axes.set_xlim(*view[:2])
+    axes.set_ylim(*view[2:])
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK)
+    whole = view == WHOLE
     for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#B8BFC6")
+        axes.spines[side].set_visible(not whole)
+    for side in axes.spines.values():
+        side.set_color("#B8BFC6")
     others = [record for record in state.ranked if record.key not in state.front_keys]
     if state.front:
         stairs = _stairs(state)
@@ -349,26 +408,76 @@ def _draw(axes: Any, state: Standing) -> None:
             fmt="none", ecolor=BARS, elinewidth=0.9, capsize=2, alpha=0.7,
         )  # fmt: skip
         axes.scatter(*zip(*places, strict=True), s=72, color=FRONT, edgecolors="white", zorder=3, label="Pareto front")
-        for record in state.front:
-            axes.annotate(
-                f"#{record.number}", _at(record), xytext=(7, 6), textcoords="offset points", fontsize=9, color=INK
-            )
     if state.knee is not None:
         axes.scatter(
             *_at(state.knee), s=260, marker="*", color=KNEE, edgecolors="white", zorder=4,
             label=f"knee (#{state.knee.number})",
         )  # fmt: skip
+    named: set[str] = set()
     for record in state.controls:
         if _placed(record):
+            name = plain(record.control, 40)
             axes.scatter(
                 *_at(record), s=80, marker=SHAPES.get(record.control, OTHER_SHAPE)[1], facecolors="none",
-                edgecolors=CONTROL, linewidths=1.6, zorder=3, clip_on=False,
-                label=f"control: {plain(record.control, 40)}".replace("$", r"\$"),
+                edgecolors=CONTROL, linewidths=1.6, zorder=3, clip_on=not whole,
+                label="_" if name in named else f"control: {name}".replace("$", r"\$"),
             )  # fmt: skip
+            named.add(name)
     if not state.ranked:
         axes.text(0.5, 0.5, "no trial can be ranked yet", ha="center", color=CONTROL, fontsize=12)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=True, framealpha=0.9, edgecolor=GRID, fontsize=9, loc="lower left")
+
+
+def _empty_place(state: Standing, view: View) -> tuple[float, float, float, float] | None:
+    """Where the closer picture hides nothing (left, bottom, width, height as shares of the axes); None where it would."""
+    width, height = 0.5, 0.5
+    span = WHOLE[1] - WHOLE[0], WHOLE[3] - WHOLE[2]
+    marks = [_at(record) for record in (*state.ranked, *state.controls) if _placed(record)]
+    for left, bottom in ((0.12, 0.12), (0.06, 0.12), (0.12, 0.06), (0.2, 0.12), (0.45, 0.46), (0.3, 0.46), (0.45, 0.3)):
+        x0, y0 = WHOLE[0] + (left - 0.06) * span[0], WHOLE[2] + (bottom - 0.06) * span[1]
+        x1, y1 = WHOLE[0] + (left + width + 0.02) * span[0], WHOLE[2] + (bottom + height + 0.02) * span[1]
+        apart = view[0] > x1 or view[1] < x0 or view[2] > y1 or view[3] < y0
+        if apart and not any(x0 < x < x1 and y0 < y < y1 for x, y in marks):
+            return left, bottom, width, height
+    return None
+
+
+def _write_labels(axes: Any, state: Standing) -> None:
+    """Numbers of the front's trials, away from each other and from the marks."""
+    canvas = axes.figure
+    height = canvas.dpi * canvas.get_figheight()
+    letter = 9 * canvas.dpi / 72
+
+    def pixels(at: Point) -> Point:
+        x, y = axes.transData.transform(at)
+        return float(x), height - float(y)
+
+    def around(record: TrialRecord, radius: float) -> Box:
+        x, y = pixels(_at(record))
+        return Box(x - radius, y - radius, x + radius, y + radius)
+
+    inside = axes.get_window_extent()
+    front = sorted(state.front, key=lambda record: record is not state.knee)
+    words = [f"#{record.number}" for record in front]
+    placed = place_labels(
+        [pixels(_at(record)) for record in front],
+        [(0.72 * letter * len(word), 1.05 * letter) for word in words],
+        Box(inside.x0, height - inside.y1, inside.x1, height - inside.y0),
+        mark=0.62 * letter,
+        taken=[around(record, 0.7 * letter) for record in state.controls if _placed(record)],
+        lines=[(pixels(start), pixels(end)) for start, end in _drawn_lines(state)],
+    )
+    for word, label in zip(words, placed, strict=True):
+        if label is None:
+            continue
+        if label.line is not None:
+            (x0, y0), (x1, y1) = label.line
+            axes.plot(
+                [x0, x1], [height - y0, height - y1], color=TRIAL, linewidth=0.7, transform=None, zorder=2.5,
+            )  # fmt: skip
+        axes.text(
+            label.box.left, height - label.box.bottom, word, fontsize=9, color=INK, transform=None,
+            verticalalignment="bottom", zorder=5,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------ tables

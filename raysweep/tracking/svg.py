@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from raysweep.tracking.labels import Box, place_labels
 from raysweep.tracking.text import plain
 
 __all__ = ["Axis", "Plot", "nice_ticks"]
@@ -82,7 +83,6 @@ class Plot:
         self.x, self.y, self.name, self.width, self.height = x, y, name, width, height
         self.left, self.clip = left, clip
         self._parts: list[Markup] = []
-        self._labels: list[tuple[float, float, float, float]] = []
 
     def at(self, x: float, y: float) -> Point:
         """Pixels of a value."""
@@ -139,27 +139,41 @@ class Plot:
         left, top = self.at(x, y)
         self._add("text", css, body=escape(plain(words, 80)), x=left + shift[0], y=top + shift[1], text_anchor=anchor)
 
-    def label(self, x: float, y: float, words: str, css: str = "label") -> bool:
-        """Words beside a mark, on the first of four sides where no other label stands; False when there is no room."""
-        left, top = self.at(x, y)
-        wide = 6.6 * len(words)
-        for right, down in ((1, -1), (-1, -1), (1, 1), (-1, 1)):
-            x0 = left + 8 if right > 0 else left - 8 - wide
-            y0 = top - 17 if down < 0 else top + 6
-            box = (x0, y0, x0 + wide, y0 + 12)
-            inside = (
-                box[0] > self.left and box[2] < self.width - 2 and box[1] > 0 and box[3] < self.height - self.BOTTOM
-            )
-            if inside and not any(_overlap(box, other) for other in self._labels):
-                self._labels.append(box)
-                self._add("text", css, body=escape(words), x=x0, y=y0 + 10)
-                return True
-        return False
+    def labels(
+        self,
+        points: Sequence[Point],
+        words: Sequence[str],
+        keep_clear: Sequence[Point] = (),
+        lines: Sequence[tuple[Point, Point]] = (),
+    ) -> None:
+        """Words beside marks, none over another nor over a mark, a thin line where one had to move away; the first ones choose first.
 
-    def taken(self, x: float, y: float, size: float = 6) -> None:
-        """Keep labels off a mark."""
-        left, top = self.at(x, y)
-        self._labels.append((left - size, top - size, left + size, top + size))
+        Args:
+            points: the marks.
+            words: one for each.
+            keep_clear: further marks that must stay visible.
+            lines: drawn lines to stay off while there is room elsewhere.
+        """
+        room = Box(self.left + 2, self.TOP - 8, self.width - 2, self.height - self.BOTTOM - 2)
+        taken = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in (self.at(*point) for point in keep_clear)]
+        shown = [
+            (point, word)
+            for point, word in zip(points, words, strict=True)
+            if _within(self.x, point[0]) and _within(self.y, point[1])
+        ]
+        placed = place_labels(
+            [self.at(*point) for point, _ in shown],
+            [(7.0 * len(word), 12.0) for _, word in shown],
+            room,
+            mark=6.5,
+            taken=taken,
+            lines=[(self.at(*start), self.at(*end)) for start, end in lines],
+        )
+        for (_, word), label in zip(shown, placed, strict=True):
+            if label is not None:
+                if label.line is not None:
+                    self._add("path", "leader", d=_path(label.line))
+                self._add("text", "label", body=escape(word), x=label.box.left + 0.5, y=label.box.bottom - 2)
 
     def svg(self) -> Markup:
         """The drawing, axes included."""
@@ -215,5 +229,5 @@ def _corners(shape: str, x: float, y: float, size: float) -> list[Point]:
     ]
 
 
-def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
+def _within(axis: Axis, value: float) -> bool:
+    return axis.low <= value <= axis.high
