@@ -27,6 +27,7 @@ from raysweep.data.source import Source
 from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import face_schema
+from raysweep.storage.files import sha256_of, sync_file, sync_folder, write_whole
 
 __all__ = ["MANIFEST", "Labels", "Shard", "ShardSet", "is_shard_set", "open_shards", "write_shards"]
 
@@ -293,8 +294,8 @@ def _write(source: Source, digest: str, target: Path, rows_per_shard: int, confl
         "dropped": sorted(dropped),
         "notes": list(getattr(source, "notes", ())),
     }
-    _write_file(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-    _sync_folder(target)
+    write_whole(target / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+    sync_folder(target)
 
 
 def _blocks(source: Source, rows_per_shard: int, dropped: frozenset[str]) -> Iterator[list[dict[str, object]]]:
@@ -379,8 +380,7 @@ def _write_shard(rows: list[dict[str, object]], path: Path) -> Shard:
         write_statistics=False,
         write_page_checksum=True,
     )
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
     return Shard(path.name, len(rows), path.stat().st_size, _sha256(path))
 
 
@@ -392,7 +392,7 @@ def _put_in_place(target: Path, folder: Path) -> None:
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
         os.replace(folder, old)
     os.replace(target, folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     if old is not None:
         shutil.rmtree(old)
 
@@ -406,25 +406,9 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ import numpy.typing as npt
 
 from raysweep.engine.faults import fault_point
 from raysweep.errors import StoreError
+from raysweep.storage.files import Moments, write_whole
 
 __all__ = ["COMMON", "DIGEST_NOTE", "SHEET", "Arrays", "EvidenceStore", "digest_of", "pack", "unpack"]
 
@@ -49,6 +49,11 @@ MAX_ARRAYS = 20_000
 MAX_BYTES = 512 << 20
 """More than this is refused on reading, before anything is unpacked."""
 SAFE = "/ .@+=-_~()"
+MOMENTS = Moments(
+    written=lambda: fault_point("evidence.after_write"),
+    synced=lambda: fault_point("evidence.before_replace"),
+    replaced=lambda: fault_point("evidence.after_replace"),
+)
 
 
 def pack(arrays: Arrays) -> bytes:
@@ -131,20 +136,11 @@ class EvidenceStore:
         """
         data = pack(arrays)
         path = self.path(key)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fault_point("evidence.before_write")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                fault_point("evidence.after_write")
-                os.fsync(file.fileno())
-            fault_point("evidence.before_replace")
-            os.replace(temporary, path)
-            fault_point("evidence.after_replace")
+            write_whole(path, data, moments=MOMENTS)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise StoreError(f"cannot write the evidence {path.name}: {error.strerror}") from error
         return digest_of(data)
 

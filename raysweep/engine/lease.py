@@ -25,6 +25,7 @@ from pathlib import Path
 
 from raysweep.engine.faults import fault_point
 from raysweep.errors import StoreError
+from raysweep.storage.files import sync_folder
 
 __all__ = ["BEAT_S", "TIMEOUT_S", "Lease", "LeaseLostError", "store_problems"]
 
@@ -135,7 +136,7 @@ class Lease:
             self._locks = _lock(handle) is True and _is_unlocked(path) is False
             self._handle, self.number = handle, number
             self._write()
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             fault_point("lease.after_claim")
             # Between looking and making, somebody may have claimed this number, a higher one after it, and removed the first.
             if _newest(self.folder) != number:
@@ -263,18 +264,6 @@ def _host() -> str:
     return hashlib.sha256(f"{platform.node()}\0{boot}".encode()).hexdigest()[:16]
 
 
-def _sync_folder(folder: Path) -> None:
-    """A new name is on disk only when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some stores know no such thing for folders
-            raise
-    finally:
-        os.close(handle)
-
-
 def store_problems(folder: Path) -> tuple[list[str], list[str]]:
     """Try whether a place keeps what the ledger builds on.
 
@@ -293,7 +282,7 @@ def store_problems(folder: Path) -> tuple[list[str], list[str]]:
             _try_replace(place, wrong)
             _try_append(place, wrong)
             _try_lock(place, notes)
-            _sync_folder(place)
+            sync_folder(place)
     except OSError as error:
         wrong.append(f"cannot be written ({error.strerror})")
     return wrong, notes

@@ -20,7 +20,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from raysweep.data.shards import FORMAT as SHARDS_FORMAT
 from raysweep.data.shards import MANIFEST
 from raysweep.errors import ConfigError, StoreError
 from raysweep.schema import face_schema
+from raysweep.storage.files import sha256_of, sync_folder, write_whole
 
 __all__ = ["RELEASE", "Counts", "Part", "PartsFolder", "image_names"]
 
@@ -191,9 +191,9 @@ class PartsFolder:
                 sums = "".join(f"{file['sha256']}  {file['file']}\n" for file in files).encode()
                 self._write(self.folder / "checksums.txt", sums)
             content = {"format": FORMAT, **about, "counts": vars(counts), **described}
-            _sync(self.folder)
+            sync_folder(self.folder)
             self._write(self.folder / RELEASE, _json(content))
-            _sync(self.folder)
+            sync_folder(self.folder)
         return counts
 
     # ---------------------------------------------------------------- inside
@@ -252,7 +252,7 @@ class PartsFolder:
                 for row in receipt["labels"]:
                     row["file"] = self._names[row["face_id"]]
             self._write(self._receipt_path(number), _json(receipt))
-            _sync(self._hidden)
+            sync_folder(self._hidden)
         self.done.add(number)
 
     def _write_shard(self, number: int, good: pa.Table) -> list[dict[str, Any]]:
@@ -265,7 +265,7 @@ class PartsFolder:
             table, sink, compression="zstd", compression_level=1, use_dictionary=dictionary, write_statistics=False
         )
         file = self._write_file(f"faces-{number:05d}.parquet", sink.getbuffer(), len(good))
-        _sync(self.folder)
+        sync_folder(self.folder)
         return [file]
 
     def _write_images(self, good: pa.Table) -> list[dict[str, Any]]:
@@ -279,7 +279,7 @@ class PartsFolder:
                 data = encode(decode(data, "raw", row["height"], row["width"]), "png")
             files.append(self._write_file(self._names[row["face_id"]], data, 1))
         for parent in {(self.folder / file["file"]).parent for file in files}:
-            _sync(parent)
+            sync_folder(parent)
         return files
 
     def _write_file(self, name: str, data: bytes | memoryview, rows: int) -> dict[str, Any]:
@@ -293,11 +293,7 @@ class PartsFolder:
     def _write(self, path: Path, data: bytes | memoryview) -> None:
         """All or nothing, on disk when it returns; temporary files lie in one place, where a later process finds them."""
         temporary = self._hidden / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.part"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, data, aside=temporary)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -396,18 +392,9 @@ def _sha256(path: Path) -> str:
     try:
         if path.is_symlink():
             return ""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(content: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from raysweep.data.roles import face_table
 from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import AlignedFaces, Frame, Measurements
+from raysweep.storage.files import sha256_of, sync_file, sync_folder, write_whole
 
 if TYPE_CHECKING:
     from raysweep.models.zoo import Zoo
@@ -178,7 +179,7 @@ class ReferenceStore:
             path = self.folder / name
             try:
                 found = path.stat().st_size
-                altered = found == size and (hashed_bytes is None or size <= hashed_bytes) and _sha256(path) != sha256
+                altered = found == size and (hashed_bytes is None or size <= hashed_bytes) and sha256_of(path) != sha256
             except OSError as error:
                 raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
             if found != size:
@@ -294,7 +295,7 @@ class ReferenceStore:
                     if self.folder.exists():
                         shutil.rmtree(self.folder)  # damaged, or no store; who has its files open keeps them
                     os.replace(target, self.folder)
-                    _sync(parent)
+                    sync_folder(parent)
             finally:
                 shutil.rmtree(target, ignore_errors=True)
 
@@ -462,7 +463,7 @@ class ReferenceWriter:
             self._close(name, kept, file)
         self._write_rows(kept)
         lines = [json.dumps(self._quarantine[place], ensure_ascii=False) for place in sorted(self._quarantine)]
-        _write(self._folder / "quarantine.jsonl", "".join(line + "\n" for line in lines))
+        write_whole(self._folder / "quarantine.jsonl", "".join(line + "\n" for line in lines))
         manifest = {
             "format": FORMAT,
             **about,
@@ -477,11 +478,13 @@ class ReferenceWriter:
         }
         manifest.setdefault("repeats", {})
         manifest["files"] = {
-            path.name: [path.stat().st_size, _sha256(path)] for path in sorted(self._folder.iterdir()) if path.is_file()
+            path.name: [path.stat().st_size, sha256_of(path)]
+            for path in sorted(self._folder.iterdir())
+            if path.is_file()
         }
-        _sync(self._folder)
-        _write(self._folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
-        _sync(self._folder)
+        sync_folder(self._folder)
+        write_whole(self._folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+        sync_folder(self._folder)
 
     def _array(self, name: str, like: Array) -> Array:
         found = self._arrays.get(name)
@@ -514,8 +517,7 @@ class ReferenceWriter:
                 dense[start : start + COPY_ROWS] = array[kept[start : start + COPY_ROWS]]
             dense.flush()  # type: ignore[attr-defined]
             part.unlink()
-        with target.open("rb") as handle:
-            os.fsync(handle.fileno())
+        sync_file(target)
 
     def _write_rows(self, kept: Array) -> None:
         import pyarrow as pa
@@ -529,8 +531,7 @@ class ReferenceWriter:
         columns["note"] = pa.array([self._notes.get(place, "") for place in kept.tolist()], pa.string())
         path = self._folder / "rows.parquet"
         pq.write_table(pa.table(columns), path)
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+        sync_file(path)
 
 
 def _file_name(column: str, models: dict[str, dict[str, str]]) -> str:
@@ -543,23 +544,3 @@ def _file_name(column: str, models: dict[str, dict[str, str]]) -> str:
     if not re.fullmatch(r"[a-z]+", column):
         raise StoreError(f"column {column!r} is not known to the reference store")
     return column
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ while the earlier run is unfinished, somebody wanted to go on with it, so the di
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,18 @@ from typing import Any
 
 from raysweep.engine.faults import fault_point
 from raysweep.errors import ConfigError, StoreError, nearest
+from raysweep.storage.files import Moments, write_whole
 
 __all__ = ["Choice", "Identity", "choose_run", "differences", "folder_name", "sweep_file", "write_settings"]
 
 SHOWN = 12
 """Differences that are listed; the rest is counted."""
 CODE = "code."
+MOMENTS = Moments(
+    written=lambda: fault_point("settings.after_write"),
+    synced=lambda: fault_point("settings.before_replace"),
+    replaced=lambda: fault_point("settings.after_replace"),
+)
 
 
 @dataclass(frozen=True)
@@ -157,19 +162,10 @@ def write_settings(folder: Path, content: Mapping[str, Any]) -> None:
         StoreError: it cannot be written.
     """
     path = sweep_file(folder)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     fault_point("settings.before_write")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2, sort_keys=True, default=str))
-            file.flush()
-            fault_point("settings.after_write")
-            os.fsync(file.fileno())
-        fault_point("settings.before_replace")
-        os.replace(temporary, path)
-        fault_point("settings.after_replace")
+        write_whole(path, json.dumps(content, indent=2, sort_keys=True, default=str), moments=MOMENTS)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 

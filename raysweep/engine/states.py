@@ -6,13 +6,13 @@ Each file carries a digest of its tensors, so that a damaged one is noticed; it 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysweep.errors import StoreError
+from raysweep.storage.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -73,16 +73,10 @@ class StateStore:
             return False
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         path = self.path(key)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(save(tensors, metadata={_DIGEST: state_digest(tensors)}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            write_whole(path, save(tensors, metadata={_DIGEST: state_digest(tensors)}))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise StoreError(f"cannot write the state {path.name}: {error.strerror}") from error
         return True
 

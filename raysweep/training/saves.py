@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from raysweep.errors import ModelError, StoreError
+from raysweep.storage.files import sha256_of, sync_folder, write_whole
 
 __all__ = ["KEPT", "last_checkpoint", "save_checkpoint", "write_atomically"]
 
@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             os.fsync(file.fileno())
         path = folder / f"step-{step:09d}-{_digest(Path(name))}.save"
         os.replace(name, path)
-        _sync(folder)
+        sync_folder(folder)
         for old in _checkpoints(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
@@ -85,15 +85,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         StoreError: the disk refuses.
     """
-    data = content.encode() if isinstance(content, str) else content
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-        _sync(path.parent)
+        write_whole(path, content, private=True)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -104,13 +98,4 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return sha256_of(path)[:16]

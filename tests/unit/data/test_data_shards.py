@@ -95,7 +95,7 @@ def test_a_shard_is_closed_by_bytes_too(tmp_path: Path, monkeypatch: pytest.Monk
     assert [shard.rows for shard in write_shards(some(), tmp_path / "set").shards] == [3, 3, 3, 1]
 
 
-@pytest.mark.parametrize("where", ["rows", "_write_shard", "_write_file", "_put_in_place"])
+@pytest.mark.parametrize("where", ["rows", "_write_shard", "write_whole", "_put_in_place"])
 def test_an_interrupted_write_leaves_nothing_that_looks_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
