@@ -102,7 +102,10 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
         lines += ["### Controls", ""]
         lines += _table(
             ["control", "privacy P", "utility U", "strongest attacker", "setting"],
-            ([markdown(record.control), *_scores(record, setting_words(record, info))] for record in state.controls),
+            (
+                [markdown(record.control), *_scores(record, setting_words(record, info) or "-")]
+                for record in state.controls
+            ),
         )
         lines.append("")
     lines += ["### What it rests on", "", *_basis(state, info), ""]

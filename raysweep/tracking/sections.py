@@ -784,7 +784,7 @@ def _setting_heads(names: Sequence[str]) -> list[Column]:
 def _setting_cells(found: Analysis, record: TrialRecord, names: Sequence[str]) -> list[Cell]:
     if names:
         return [Cell(number(record.setting[name]) if name in record.setting else "-") for name in names]
-    return [Cell(setting_words(record, found.run.info, 300))]
+    return [Cell(setting_words(record, found.run.info, 300) or "-")]
 
 
 def _short_name(record: TrialRecord, found: Analysis) -> str:

@@ -80,9 +80,13 @@ def standing(records: Iterable[TrialRecord], info: SweepInfo) -> Standing:
 def searched(record: TrialRecord, info: SweepInfo) -> dict[str, Value]:
     """The part of a setting that tells a trial from the others of its sweep.
 
-    What the sweep searches; in a study the words that its file lists for this setting; all of it where neither is known.
+    What the sweep searches, but for parameters that mean nothing beside the others (`when:`); in a study the words that its file lists for this setting; all of it where neither is known.
     """
-    found = {name: record.setting[name] for name in info.parameters if name in record.setting}
+    found = {
+        name: record.setting[name]
+        for name in info.parameters
+        if name in record.setting and _asked_for(name, record, info)
+    }
     if found:
         return found
     listed = _listed(record, info)
@@ -96,7 +100,7 @@ def setting_words(record: TrialRecord, info: SweepInfo, limit: int = 200) -> str
     """
     name = plain(record.anonymizer, 60)
     if record.control:
-        return "-" if record.control == record.anonymizer else name
+        return "" if record.control == record.anonymizer else name
     setting = searched(record, info)
     if "," not in info.anonymizer:
         return setting_text(setting, limit)
@@ -140,6 +144,16 @@ def _listed(record: TrialRecord, info: SweepInfo) -> tuple[str, ...] | None:
         if all(name in record.setting and record.setting[name] == value for name, value in setting.items())
     ]
     return max(fitting, key=len) if fitting else None
+
+
+def _asked_for(name: str, record: TrialRecord, info: SweepInfo) -> bool:
+    """Whether the conditions that the space sets to a parameter hold in this trial."""
+    rules = [
+        arm.get("when") or {} for arm in info.space.get("arms") or () if arm.get("anonymizer") == record.anonymizer
+    ]
+    return all(
+        record.setting.get(other) in allowed for rule in rules for other, allowed in (rule.get(name) or {}).items()
+    )
 
 
 def _counts(record: TrialRecord, info: SweepInfo) -> bool:

@@ -40,7 +40,8 @@ def live_view(info: SweepInfo, console: Console | None = None) -> LiveView:
             view.stage("drawing faces", 200, 1200, rate=950.0)
             view.trial(record)
     """
-    console = console or Console()
+    # A notebook would show each line as a box of its own: there, too, plain text.
+    console = console or Console(force_jupyter=False)
     lively = console.is_terminal and not console.is_dumb_terminal
     return PanelView(info, console) if lively else LineView(info, console)
 
@@ -228,16 +229,18 @@ class LineView(LiveView):
                 self._print(f"served from the ledger: {len(self._state.served)} so far")
             return
         name = f"control {plain(record.control, 40)}" if record.control else f"trial #{record.number}"
+        words = setting_words(record, self._state.info)
         if record.state == "failed":
-            self._print(
-                f"{name} FAILED: {plain(record.reason, 300)}; {setting_words(record, self._state.info)}; {self._tail()}"
-            )
-            return
-        self._print(
-            f"{name}: P {with_interval(record.metrics.get('privacy'))}, U {with_interval(record.metrics.get('utility'))}, "
-            f"strongest attacker {worst_attacker(record.attackers) or '-'}; {setting_words(record, self._state.info)}; "
-            f"{duration(float(record.seconds.get('wall', 0.0)))}; {self._tail()}"
-        )
+            said = [f"{name} FAILED: {plain(record.reason, 300)}", words, self._tail()]
+        else:
+            said = [
+                f"{name}: P {with_interval(record.metrics.get('privacy'))}, U {with_interval(record.metrics.get('utility'))}, "
+                f"strongest attacker {worst_attacker(record.attackers) or '-'}",
+                words,
+                duration(float(record.seconds.get("wall", 0.0))),
+                self._tail(),
+            ]
+        self._print("; ".join(filter(None, said)))
 
     def _tail(self) -> str:
         state = self._state.standing()

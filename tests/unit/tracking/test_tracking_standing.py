@@ -62,6 +62,16 @@ def test_a_trial_is_named_by_what_is_searched() -> None:
     assert setting_words(record(2, 0.1, 0.1, setting={"a": 1, "width": 24}), INFO) == "width=24"
 
 
+def test_a_parameter_that_means_nothing_is_not_told() -> None:
+    arms = [{"anonymizer": "ganonymization", "when": {"weight": {"loss": ["logit"]}}}]
+    search = sweep_info(Path("runs"), parameters=("loss", "weight"), space={"arms": arms})
+    assert searched(record(0, 0.1, 0.1, setting={"loss": "none", "weight": 1.0}), search) == {"loss": "none"}
+    assert searched(record(1, 0.1, 0.1, setting={"loss": "logit", "weight": 1.0}), search) == {
+        "loss": "logit",
+        "weight": 1.0,
+    }
+
+
 def test_a_listed_setting_is_named_by_what_its_study_lists() -> None:
     arms = [
         {"anonymizer": "blur", "settings": [{"kernel_size": 31}, {"kernel_size": 31, "sigma": 2.0}, {"kernel_size": 51}]},
@@ -79,4 +89,4 @@ def test_a_listed_setting_is_named_by_what_its_study_lists() -> None:
 
 def test_a_control_is_named_by_its_anonymizer() -> None:
     assert setting_words(control("untrained", 0.9, 0.0), INFO) == "ganonymization"
-    assert setting_words(replace(control("identity", 0.0, 1.0), anonymizer="identity"), INFO) == "-"
+    assert setting_words(replace(control("identity", 0.0, 1.0), anonymizer="identity"), INFO) == ""
