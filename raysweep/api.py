@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ def tune(
     *settings: str,
     data: str | None = None,
     models: str | None = None,
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     tracking_uri: str | None = None,
     address: str | None = None,
     fresh: bool = False,
@@ -31,7 +32,7 @@ def tune(
         space: shipped name or YAML file.
         settings: `key=value` words, such as "trials=8", "engine=local", "kernel_size.low=31".
         data, models, address: as on the command line.
-        runs: folder of runs.
+        runs: folder of runs; None: `RAYSWEEP_RUNS`, else `runs`.
         tracking_uri: of MLflow; None: `MLFLOW_TRACKING_URI`, else SQLite in `runs`.
         fresh: start a new run, where the same call would go on with an earlier one.
         resume: go on with this run, or refuse.
@@ -49,7 +50,7 @@ def tune(
     config = resolve_sweep(space, settings, data=data, models=models)
     return sweep.tune(
         config,
-        runs=Path(runs),
+        runs=_folder(runs),
         view_of=live_view,
         tracking_uri=tracking_uri,
         address=address,
@@ -63,7 +64,7 @@ def evaluate(
     *settings: str,
     data: str | None = None,
     models: str | None = None,
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     tracking_uri: str | None = None,
 ) -> SweepResult:
     """Score one setting in this process, as `raysweep evaluate`; arguments as in `tune`.
@@ -76,4 +77,9 @@ def evaluate(
     from raysweep.tracking.terminal import live_view
 
     config = resolve_evaluation(anonymizer, settings, flags={"engine": "local"}, data=data, models=models)
-    return sweep.tune(config, runs=Path(runs), view_of=live_view, tracking_uri=tracking_uri, need_privacy=False)
+    return sweep.tune(config, runs=_folder(runs), view_of=live_view, tracking_uri=tracking_uri, need_privacy=False)
+
+
+def _folder(runs: str | Path | None) -> Path:
+    """Where runs are kept, as on the command line."""
+    return Path(runs or os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser()
