@@ -57,6 +57,13 @@ class RunSettings(BaseModel):
         1, ge=1, le=100, description="how often a study runs each setting it lists, with seeds seed, seed + 1, ..."
     )
     sampler: Literal["tpe", "nsga2", "gp", "qmc", "random"] = Field("tpe", description="who proposes settings")
+    rungs: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="rungs of successive halving: shares of the people eta^-(rungs-1) ... 1; 1 runs every trial in full",
+    )
+    eta: int = Field(3, ge=2, le=10, description="one in eta trials climbs to the next rung")
     engine: Literal["ray", "local"] = Field("ray", description="worker pool on Ray, or one worker in this process")
     workers: int | None = Field(
         None, ge=1, le=4096, description="workers in the pool; unset: one per GPU, else per core"

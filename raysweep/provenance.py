@@ -133,6 +133,7 @@ def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
         "seed": run.seed,
         "roles": shares_of(run),
         "protocol": _protocol_basis(run),
+        "ladder": [run.rungs, run.eta] if run.rungs > 1 else [],
     }
 
 
@@ -148,6 +149,7 @@ def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
             "seed": run.seed,
             "roles": shares_of(run),
             "protocol": _protocol_basis(run),
+            "ladder": [run.rungs, run.eta] if run.rungs > 1 else [],
         },
         means={
             "code": code_files(),

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -38,8 +39,10 @@ from raysweep.preprocess.tools import tool_names
 from raysweep.provenance import basis_of, identity_of, protocol_of, sampler_of, versions
 from raysweep.redaction import redacted, redacted_all
 from raysweep.schema import EXPRESSIONS, ROLES, IntArray
+from raysweep.search.fidelity import Ladder
 from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
+from raysweep.search.scheduler import Halving
 from raysweep.search.space import Arm, Space, canonical_hash
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
@@ -253,14 +256,18 @@ class _Driver:
                 repeats=run.repeats,
             )
             self._proposer = proposer
-            chunks = self._chunks()
-            fidelity = self._fidelity(chunks)
+            *rungs, chunks = self._chunks()
+            whole = [*itertools.chain.from_iterable(rungs), *chunks]
+            fidelity = self._fidelity(whole)
+            halving = Halving(Ladder(run.rungs, run.eta))
+            for record in known:
+                halving.restore(record)
             deadline = None if run.budget is None else time.monotonic() + run.budget
             with self._watch(pool), Interrupts(self._view.note, self._drain) as interrupts:
                 if isinstance(pool, RayPool):
                     from raysweep.search.tuner import tune_trials
 
-                    with self._beside(lambda: self._controls(pool.client(), chunks, fidelity)):
+                    with self._beside(lambda: self._controls(pool.client(), whole, fidelity)):
                         tune_trials(
                             proposer,
                             self._task,
@@ -268,18 +275,20 @@ class _Driver:
                             chunks,
                             fidelity,
                             folder=folder,
+                            rungs=rungs,
+                            climbs=halving.decide,
                             on_record=self._finish,
                             on_start=self._start,
                             deadline=deadline,
                         )
                 else:
-                    self._controls(pool, chunks, fidelity)
+                    self._controls(pool, whole, fidelity)
                     while (deadline is None or time.monotonic() < deadline) and (
                         proposal := proposer.ask()
                     ) is not None:
                         task = self._task(proposal)
                         self._start(task)
-                        record = run_trial(task, pool, chunks, fidelity)
+                        record = run_trial(task, pool, chunks, fidelity, rungs=rungs, climbs=halving.decide)
                         self._finish(record)
                         fault_point("sampler.before_tell")
                         proposer.tell(record)
@@ -326,6 +335,7 @@ class _Driver:
             batch_size=run.measure_batch,
             threads=max(1, (os.cpu_count() or 1) // workers),
             states=str(self.info.run_folder.absolute()),
+            ladder=Ladder(run.rungs, run.eta),
         )
 
     @contextmanager
@@ -474,13 +484,20 @@ class _Driver:
         # The arrays are on disk now: a sweep of thousands of trials must not hold them all.
         return replace(record, notes={**record.notes, DIGEST_NOTE: note}, evidence={})
 
-    def _chunks(self) -> list[IntArray]:
+    def _chunks(self) -> list[list[IntArray]]:
+        """Work items of each rung, without the rows of the rungs below it; the last one is full fidelity."""
         from raysweep.engine.worker import scored_rows
 
-        rows = scored_rows(self._faces.references.faces, protocol_of(self._config.run))
+        run, table = self._config.run, self._faces.references.faces.table
+        rows = scored_rows(self._faces.references.faces, protocol_of(run))
         if not len(rows):
             raise DataError("no face is left to score: every identity has fewer than 3 usable images")
-        return np.array_split(rows, max(1, round(len(rows) / CHUNK_ROWS)))
+        ladder = Ladder(run.rungs, run.eta)
+        evaluated = table.identity[table.rows("E")]
+        ladder.check(len(np.unique(evaluated[evaluated >= 0])))
+        reached = [rows[places] for places in ladder.rows(table.take(rows), run.seed)]
+        new = [reached[0], *(np.setdiff1d(now, before) for before, now in itertools.pairwise(reached))]
+        return [np.array_split(part, max(1, round(len(part) / CHUNK_ROWS))) for part in new]
 
     def _fidelity(self, chunks: Sequence[IntArray]) -> dict[str, int]:
         table = self._faces.references.faces.table

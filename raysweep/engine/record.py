@@ -46,6 +46,7 @@ class Outcome:
     seconds: Mapping[str, float]
     notes: Mapping[str, Any]
     evidence: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    fidelity: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class TrialRecord:
         setting: parameter values.
         seed: of training and of what the anonymizer draws; it tells the repeats of a setting apart.
         fidelity: for example {"identities": 40, "steps": 150}.
-        state: `failed` carries a reason and no metrics.
+        state: `failed` carries a reason and no metrics; `stopped` was discarded on a rung below full fidelity and has none either: what
+            was found there, an upper estimate of privacy, stands in `rungs`.
+        rungs: what was found on each rung below full fidelity: `identities`, `images`, `wall` seconds since the start, `privacy`,
+            `utility` and their upper ends `privacy_hi`, `utility_hi` where they are ok.
         reason: why it failed, one line.
         metrics: by name; `privacy` and `utility` are the two objectives, further ones are grouped with a slash
             (`privacy/naive`, `utility/match`, `realism/ssim`, ...).
@@ -77,7 +81,7 @@ class TrialRecord:
     anonymizer: str
     setting: Mapping[str, Value]
     fidelity: Mapping[str, int]
-    state: Literal["complete", "failed"]
+    state: Literal["complete", "stopped", "failed"]
     reason: str = ""
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     attackers: tuple[Mapping[str, Any], ...] = ()
@@ -85,6 +89,7 @@ class TrialRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     control: str = ""
     seed: int = 0
+    rungs: tuple[Mapping[str, float], ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
     evidence: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
@@ -113,6 +118,7 @@ class TrialRecord:
             "seconds": dict(self.seconds),
             "control": self.control,
             "seed": self.seed,
+            "rungs": [dict(rung) for rung in self.rungs],
             "notes": dict(self.notes),
             "ended_at": self.ended_at,
         }
@@ -123,5 +129,6 @@ class TrialRecord:
         fields = dict(record)
         fields["metrics"] = {name: MetricValue.from_dict(value) for name, value in record["metrics"].items()}
         fields["attackers"] = tuple(record["attackers"])
+        fields["rungs"] = tuple(record.get("rungs", ()))
         fields["curves"] = {name: tuple(values) for name, values in record["curves"].items()}
         return cls(**fields)

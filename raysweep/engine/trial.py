@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from raysweep.engine.checked import checked
 from raysweep.engine.record import Outcome, TrialRecord, TrialTask
-from raysweep.errors import RaysweepError
+from raysweep.errors import RaysweepError, StoreError
 
 if TYPE_CHECKING:
     from raysweep.engine.pools import Pool
     from raysweep.schema import IntArray
 
-__all__ = ["failed_record", "run_trial"]
+__all__ = ["failed_record", "run_trial", "trial_records"]
 
 
 def run_trial(
@@ -25,51 +26,109 @@ def run_trial(
     chunks: Sequence[IntArray],
     fidelity: Mapping[str, int],
     stamp: Callable[[], float] = time.time,
+    rungs: Sequence[Sequence[IntArray]] = (),
+    climbs: Callable[[TrialRecord], bool] | None = None,
 ) -> TrialRecord:
     """Run a task to its end; an error becomes a failed record with its reason, it does not stop the sweep.
 
     Args:
+        task, pool, chunks, fidelity, stamp, rungs: as in `trial_records`.
+        climbs: asked after each rung below full fidelity, with the record as it would be; False ends the trial there.
+    """
+    for record in trial_records(task, pool, chunks, fidelity, stamp, rungs):
+        if record.state == "stopped" and (climbs is None or climbs(record)):
+            continue
+        return record
+    raise StoreError(f"trial {task.number} ended without a record")
+
+
+def trial_records(
+    task: TrialTask,
+    pool: Pool,
+    chunks: Sequence[IntArray],
+    fidelity: Mapping[str, int],
+    stamp: Callable[[], float] = time.time,
+    rungs: Sequence[Sequence[IntArray]] = (),
+) -> Iterator[TrialRecord]:
+    """The record of a trial as it would be if it were stopped after each rung, then its final one.
+
+    Args:
         task: what to run.
         pool: where.
-        chunks: row numbers, each chunk one work item.
+        chunks: row numbers, each chunk one work item; with rungs, what is left for full fidelity.
         fidelity: recorded as it is.
         stamp: the wall clock.
+        rungs: chunks of each rung below full fidelity, only what is new on it.
     """
     started = time.perf_counter()
+    passed: list[dict[str, float]] = []
     try:
         # Each step waits for the one before, so that no worker sits waiting for another worker's result.
         fitted = pool.call("fit", task)
         pool.wait([fitted])
-        parts = [pool.call("measure", task, fitted, rows) for rows in chunks]
+        parts: list[Any] = []
+        for rung, new in enumerate(rungs):
+            parts += [pool.call("measure", task, fitted, rows) for rows in new]
+            pool.wait(parts)
+            found: Outcome = pool.result(pool.call("judge", task, fitted, parts, [], rung))
+            passed.append(_passed(found, time.perf_counter() - started))
+            empty = replace(found, metrics={}, attackers=(), evidence={})
+            yield _record(task, fidelity, empty, "stopped", passed, started, stamp)
+        parts += [pool.call("measure", task, fitted, rows) for rows in chunks]
         extras = [pool.call("develop", task, fitted, name) for name in task.extras]
         pool.wait([*parts, *extras])
         outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts, extras))
+        yield _record(task, fidelity, outcome, "complete", passed, started, stamp)
     except RaysweepError as error:
-        return failed_record(task, fidelity, str(error), stamp())
+        yield failed_record(task, fidelity, str(error), stamp())
     except Exception as error:
         # An anonymizer is anybody's code: whatever it raises fails its trial and is reported, not hidden.
         last = traceback.extract_tb(error.__traceback__)[-1:]
         place = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
-        return failed_record(task, fidelity, f"{type(error).__name__}: {error}{place}", stamp())
+        yield failed_record(task, fidelity, f"{type(error).__name__}: {error}{place}", stamp())
+
+
+def _record(
+    task: TrialTask,
+    fidelity: Mapping[str, int],
+    outcome: Outcome,
+    state: Literal["complete", "stopped"],
+    passed: Sequence[Mapping[str, float]],
+    started: float,
+    stamp: Callable[[], float],
+) -> TrialRecord:
     seconds = {**outcome.seconds, "wall": time.perf_counter() - started}
     record = TrialRecord(
         key=task.key,
         number=task.number,
         anonymizer=task.anonymizer,
         setting=dict(task.setting),
-        fidelity=dict(fidelity),
-        state="complete",
+        fidelity={**fidelity, **outcome.fidelity},
+        state=state,
+        reason="" if state == "complete" else "discarded on a lower rung: too far behind the others there",
         metrics=outcome.metrics,
         attackers=tuple(_plain(row) for row in outcome.attackers),
         curves=outcome.curves,
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         control=task.control,
         seed=task.seed,
+        rungs=tuple(passed),
         notes=_plain(outcome.notes),
         ended_at=stamp(),
         evidence=outcome.evidence,
     )
-    return checked(record)
+    return checked(record) if state == "complete" else record
+
+
+def _passed(outcome: Outcome, wall: float) -> dict[str, float]:
+    """What a rung found; without the objectives that are not ok."""
+    found = {**{name: float(value) for name, value in outcome.fidelity.items()}, "wall": round(wall, 4)}
+    for name in ("privacy", "utility"):
+        value = outcome.metrics[name]
+        if value.ok:
+            found[name] = value.value
+            found[f"{name}_hi"] = value.value if math.isnan(value.hi) else value.hi
+    return found
 
 
 def failed_record(task: TrialTask, fidelity: Mapping[str, int], reason: str, ended_at: float) -> TrialRecord:

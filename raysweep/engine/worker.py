@@ -36,6 +36,7 @@ from raysweep.metrics.realism import psnr, ssim
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
 from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FaceTable, FloatArray, IntArray, Measurements
+from raysweep.search.fidelity import Ladder
 from raysweep.search.parameters import Value
 
 __all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "pick_device"]
@@ -60,6 +61,7 @@ class WorkerPlan:
         batch_size: faces per forward pass.
         threads: CPU threads of this worker.
         states: run folder in which to keep what trials learn, see `engine.states`; empty for nowhere.
+        ladder: rungs on which a trial may be judged before it is run in full.
     """
 
     references: str
@@ -72,6 +74,7 @@ class WorkerPlan:
     batch_size: int
     threads: int
     states: str = ""
+    ladder: Ladder = field(default_factory=Ladder)
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ class TrialWorker:
         self._teachers: Teachers | None = None
         self._loaded: OrderedDict[str, Anonymizer] = OrderedDict()
         self._sizes = BatchSizes(plan.batch_size)
+        self._rungs: dict[int, tuple[IntArray, Referee]] = {}
         self._askers = askers(plan.protocol.make_attackers())
         store = ControlStore(Path(plan.references))
+        self._clear = clear
         self.referee = Referee(table, self._with_clear_extras(clear, store), plan.protocol, store.get)
 
     def ready(self) -> dict[str, Any]:
@@ -202,21 +207,27 @@ class TrialWorker:
         extra = self._darkroom(task, fitted).develop(self._askers[name], self._load(task, fitted))
         return replace(extra, seconds=time.perf_counter() - started)
 
-    def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured], extras: Sequence[Extra] = ()) -> Outcome:
-        """Attack and score the measurements of all rows of a trial, in whatever order they come."""
+    def judge(
+        self,
+        task: TrialTask,
+        fitted: Fitted,
+        parts: list[Measured],
+        extras: Sequence[Extra] = (),
+        rung: int | None = None,
+    ) -> Outcome:
+        """Attack and score the measurements of all rows of a trial, or of one rung, in whatever order they come."""
         started = time.perf_counter()
+        if rung is not None:
+            return self._judge_rung(task, fitted, parts, rung, started)
         order = np.concatenate([[self._position[int(row)] for row in part.rows] for part in parts]).astype(np.int64)
         if len(order) != len(self.rows) or len(np.unique(order)) != len(order):
             raise TrialError(f"trial {task.number}: {len(order)} rows measured, {len(self.rows)} expected")
         together = concatenate([part.measurements for part in parts])
         measured = self._with_extras(take_measurements(together, np.argsort(order)), extras)
         judgement = self.referee.judge(measured, self._known_to(task))
-        seconds = dict(fitted.seconds)
+        seconds = _sum_seconds(fitted, parts)
         for extra in extras:
             seconds["develop"] = seconds.get("develop", 0.0) + extra.seconds
-        for part in parts:
-            for stage, value in part.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value
         seconds["judge"] = time.perf_counter() - started
         return Outcome(
             metrics=judgement.metrics,
@@ -226,6 +237,38 @@ class TrialWorker:
             notes=parts[0].notes,
             evidence={**judgement.evidence, **self._sheet(task, fitted)},
         )
+
+    def _judge_rung(self, task: TrialTask, fitted: Fitted, parts: list[Measured], rung: int, started: float) -> Outcome:
+        """The same on the people of one rung, by attackers that need no pixels."""
+        rows, referee = self._rung(rung)
+        order = np.concatenate([part.rows for part in parts])
+        if not np.array_equal(np.sort(order), self.rows[rows]):
+            raise TrialError(f"trial {task.number}: {len(order)} rows measured on rung {rung}, {len(rows)} expected")
+        together = take_measurements(concatenate([part.measurements for part in parts]), np.argsort(order))
+        judgement = referee.judge(self._without_extras(together), self._known_to(task))
+        table = referee.ground.table
+        people = table.identity[table.rows("E")]
+        return Outcome(
+            metrics=judgement.metrics,
+            attackers=tuple(judgement.attackers),
+            curves=fitted.curves,
+            seconds={**_sum_seconds(fitted, parts), "judge": time.perf_counter() - started},
+            notes=parts[0].notes,
+            fidelity={"identities": len(np.unique(people[people >= 0])), "images": len(order)},
+        )
+
+    def _rung(self, rung: int) -> tuple[IntArray, Referee]:
+        """Places in `rows` of the people of one rung, and their referee, made when first asked for."""
+        if rung not in self._rungs:
+            table = self.references.faces.table.take(self.rows)
+            rows = self.plan.ladder.rows(table, self.plan.seed)[rung]
+            clear = take_measurements(self._clear, rows)
+            protocol = replace(self.plan.protocol, controls=False, learning_curve=False)
+            self._rungs[rung] = rows, Referee(table.take(rows), self._without_extras(clear), protocol)
+        return self._rungs[rung]
+
+    def _without_extras(self, measured: Measurements) -> Measurements:
+        return replace(measured, absent=dict.fromkeys(self._askers, "not tried below full fidelity"))
 
     # ---------------------------------------------------------------- inside
     def _sheet(self, task: TrialTask, fitted: Fitted) -> dict[str, Any]:
@@ -394,6 +437,14 @@ class TrialWorker:
 
 def _prefixed(models: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     return {MODEL + name: rows for name, rows in models.items()}
+
+
+def _sum_seconds(fitted: Fitted, parts: Sequence[Measured]) -> dict[str, float]:
+    seconds = dict(fitted.seconds)
+    for part in parts:
+        for stage, value in part.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+    return seconds
 
 
 def _spread(values: FloatArray, places: IntArray, count: int, empty: float) -> FloatArray:

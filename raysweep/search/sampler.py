@@ -16,6 +16,7 @@ import numpy as np
 from raysweep.errors import ConfigError, nearest
 from raysweep.redaction import redacted
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
+from raysweep.search.scheduler import Bias
 from raysweep.search.space import Arm, Space
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Proposer:
         self.finished = len(self._records)
         self._closed = False
         self.duplicates = 0
+        self._bias = Bias()
         self._sampler, self._seed = sampler, seed
         # NSGA-II begins anew after a resume, with another seed: the same one would propose the known settings again. QMC is a fixed
         # sequence, of which the known settings are passed over.
@@ -243,7 +245,7 @@ class Proposer:
             distributions["anonymizer"] = optuna.distributions.CategoricalDistribution(
                 [item.anonymizer for item in self._arms]
             )
-        values = [record.metrics["privacy"].value, record.metrics["utility"].value] if record.rankable else None
+        values = self._values(record)
         state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
         self._study.add_trial(
             optuna.create_trial(
@@ -267,10 +269,29 @@ class Proposer:
 
         if trial is None:
             return
-        if record is not None and record.rankable:
-            self._study.tell(trial, [record.metrics["privacy"].value, record.metrics["utility"].value])
+        values = None if record is None else self._values(record)
+        if values is not None:
+            self._study.tell(trial, values)
         else:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def _values(self, record: TrialRecord) -> list[float] | None:
+        """What the study is told: the objectives; of a stopped trial, what its last rung lets expect of them. None: it has none.
+
+        A small rung overstates privacy. Told as measured, a stopped trial would look better than those that were run in full; not told
+        at all, the sampler would never learn where the bad settings are.
+        """
+        points = [
+            (found["privacy"], found["utility"]) for found in record.rungs if {"privacy", "utility"} <= set(found)
+        ]
+        if record.rankable:
+            full = (record.metrics["privacy"].value, record.metrics["utility"].value)
+            if len(points) == len(record.rungs):
+                self._bias.learn([*points, full])
+            return list(full)
+        if record.state == "stopped" and points and len(points) == len(record.rungs):
+            return list(self._bias.corrected(points[-1], len(points) - 1))
+        return None
 
 
 def _distribution(item: Parameter) -> optuna.distributions.BaseDistribution:

@@ -11,14 +11,16 @@ Sources: Li et al., "A system for massively parallel hyperparameter tuning", MLS
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from raysweep.engine.record import TrialRecord
 from raysweep.search.fidelity import Ladder
 
-__all__ = ["Halving", "Rated", "ranking"]
+__all__ = ["Bias", "Halving", "Rated", "ranking"]
 
 Array = npt.NDArray[np.float64]
 
@@ -120,3 +122,41 @@ class Halving:
         others = [item.point for key, item in here.items() if key != trial]
         place = int(ranking([*others, rated.optimistic(self.trust)])[-1])
         return place < max(1, math.ceil(len(here) / self.ladder.eta))
+
+    def decide(self, record: TrialRecord) -> bool:
+        """Whether a trial goes on, by its record as it would be if it were stopped."""
+        rung = len(record.rungs) - 1
+        return self.climbs(record.key, rung, _rated(record.rungs[rung]))
+
+    def restore(self, record: TrialRecord) -> None:
+        """Take what a trial of an earlier run found on its rungs."""
+        for rung, found in enumerate(record.rungs[: self.ladder.rungs]):
+            rated = _rated(found)
+            if rated is not None:
+                self.reached[rung][record.key] = rated
+
+
+def _rated(found: Mapping[str, float]) -> Rated | None:
+    """A rung of `TrialRecord.rungs`; None where an objective is not ok."""
+    if not {"privacy", "utility"} <= set(found):
+        return None
+    return Rated((found["privacy"], found["utility"]), (found["privacy_hi"], found["utility_hi"]))
+
+
+class Bias:
+    """How much a small rung overstates each objective: the mean over trials that were run in full, taken off from those that were not."""
+
+    def __init__(self) -> None:
+        self._differences: dict[int, list[Array]] = {}
+
+    def learn(self, points: Sequence[Sequence[float]]) -> None:
+        """Take the points of a trial at all rungs, full fidelity last."""
+        for rung, point in enumerate(points[:-1]):
+            self._differences.setdefault(rung, []).append(np.subtract(point, points[-1]))
+
+    def corrected(self, point: Sequence[float], rung: int) -> tuple[float, ...]:
+        """The point as it would probably be in full, within [0, 1]."""
+        known = self._differences.get(rung)
+        if not known:
+            return tuple(point)
+        return tuple(np.clip(np.subtract(point, np.mean(known, axis=0)), 0.0, 1.0).tolist())

@@ -131,7 +131,6 @@ def simulate(
     events: list[tuple[float, int, Proposal, int]] = []
     spent = 0.0
     done: list[tuple[float, tuple[float, ...]]] = []
-    bias = Bias(ladder.rungs)
 
     def scores_of(proposal: Proposal) -> tuple[Score, ...]:
         rungs = table.scores[table.key(proposal.anonymizer, proposal.setting)]
@@ -152,11 +151,9 @@ def simulate(
         if halving.climbs(key, rung, scores[rung].rated):
             heapq.heappush(events, (now + scores[rung + 1].seconds, proposal.number, proposal, rung + 1))
             continue
-        full = rung + 1 == ladder.rungs
-        if full:
+        if rung + 1 == ladder.rungs:
             done.append((spent, scores[rung].rated.point))
-            bias.learn([item.rated.point for item in scores])
-        proposer.tell(_record(proposal, key, bias.corrected(scores[rung].rated.point, rung)))
+        proposer.tell(_record(proposal, key, scores, rung))
         start(now)
     volumes = []
     front: list[tuple[float, ...]] = []
@@ -168,35 +165,29 @@ def simulate(
     return Trace(np.array([at for at, _ in done]), np.array(volumes), proposer.number, len(done))
 
 
-class Bias:
-    """How much a small rung overstates each objective: the mean over trials that reached the top, subtracted from those that did not."""
-
-    def __init__(self, rungs: int) -> None:
-        self._rungs = rungs
-        self._differences: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(rungs)]
-
-    def learn(self, points: Sequence[tuple[float, ...]]) -> None:
-        """Take the points of a trial at all rungs."""
-        for rung, point in enumerate(points):
-            self._differences[rung].append(np.subtract(point, points[-1]))
-
-    def corrected(self, point: tuple[float, ...], rung: int) -> tuple[float, ...]:
-        """The point as it would probably be at the top, within [0, 1]."""
-        known = self._differences[rung]
-        if rung + 1 == self._rungs or not known:
-            return point
-        return tuple(np.clip(np.subtract(point, np.mean(known, axis=0)), 0.0, 1.0).tolist())
-
-
-def _record(proposal: Proposal, key: str, point: tuple[float, ...]) -> TrialRecord:
+def _record(proposal: Proposal, key: str, scores: Sequence[Score], rung: int) -> TrialRecord:
+    """The record of a trial that ended on a rung, as a sweep would keep it."""
+    full = rung + 1 == len(scores)
+    passed = [
+        {
+            "privacy": item.rated.point[0],
+            "privacy_hi": item.rated.upper[0],
+            "utility": item.rated.point[1],
+            "utility_hi": item.rated.upper[1],
+        }
+        for item in scores[: rung if full else rung + 1]
+    ]
+    point = scores[rung].rated.point
+    metrics = {"privacy": MetricValue(point[0]), "utility": MetricValue(point[1])} if full else {}
     return TrialRecord(
         key=key,
         number=proposal.number,
         anonymizer=proposal.anonymizer,
         setting=proposal.setting,
         fidelity={},
-        state="complete",
-        metrics={"privacy": MetricValue(point[0]), "utility": MetricValue(point[1])},
+        state="complete" if full else "stopped",
+        metrics=metrics,
+        rungs=tuple(passed),
     )
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.callback import Callback
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from raysweep.engine.evidence import pack, unpack
 from raysweep.engine.pools import RayPoolClient
 from raysweep.engine.record import TrialRecord, TrialTask
-from raysweep.engine.trial import failed_record, run_trial
+from raysweep.engine.trial import failed_record, trial_records
 from raysweep.schema import IntArray
 from raysweep.search.sampler import Proposal, Proposer
 
@@ -35,6 +37,8 @@ def tune_trials(
     fidelity: Mapping[str, int],
     *,
     folder: Path,
+    rungs: Sequence[Sequence[IntArray]],
+    climbs: Callable[[TrialRecord], bool],
     on_record: Callable[[TrialRecord], None],
     on_start: Callable[[TrialTask], None],
     deadline: float | None,
@@ -48,6 +52,8 @@ def tune_trials(
         chunks: row numbers of each work item.
         fidelity: recorded with each trial.
         folder: for Tune's own state; nothing in it is needed again.
+        rungs: chunks of each rung below full fidelity.
+        climbs: whether a trial goes on, after each of them.
         on_record, on_start: called in this process as trials end and start.
     """
     # Tune's own loggers write a folder of files per trial, all of which the ledger has already.
@@ -57,13 +63,14 @@ def tune_trials(
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
     searcher = _ProposerSearch(proposer, make_task, on_record, on_start, fidelity, deadline)
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, client=client, chunks=list(chunks), fidelity=dict(fidelity)),
+        tune.with_parameters(_Trial, client=client, chunks=list(chunks), fidelity=dict(fidelity), rungs=list(rungs)),
         {"cpu": TRIAL_CPUS},
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=_HalvingScheduler(climbs, searcher),
             num_samples=-1,
             # One more than workers: while one trial is judged or starts, the others fill the pool.
             max_concurrent_trials=client.size + 1,
@@ -82,17 +89,68 @@ def tune_trials(
     shutil.rmtree(folder / "tune", ignore_errors=True)
 
 
-def _trial(
-    config: Mapping[str, Any], client: RayPoolClient, chunks: Sequence[IntArray], fidelity: Mapping[str, int]
-) -> None:
-    """The trainable: one report, the record."""
-    record = run_trial(
-        TrialTask(**{**config["task"], "extras": tuple(config["task"]["extras"])}), client, chunks, fidelity
-    )
-    values = {name: record.metrics[name].value for name in ("privacy", "utility") if name in record.metrics}
-    # In a mapping of their own, which the reader empties: Tune keeps the last report of every trial in its snapshots.
-    arrays = {"packed": pack(record.evidence)} if record.evidence else {}
-    tune.report({**values, "record": record.to_dict(), "evidence": arrays})
+class _Trial(tune.Trainable):  # type: ignore[misc]
+    """The trainable: a step is a rung. It only waits for the pool, and keeps nothing between trials."""
+
+    _records: Iterator[TrialRecord]
+
+    def setup(
+        self,
+        config: Mapping[str, Any],
+        client: RayPoolClient,
+        chunks: Sequence[IntArray],
+        fidelity: Mapping[str, int],
+        rungs: Sequence[Sequence[IntArray]],
+    ) -> None:
+        def make(task: TrialTask) -> Iterator[TrialRecord]:
+            return trial_records(task, client, chunks, fidelity, rungs=rungs)
+
+        self._make: Callable[[TrialTask], Iterator[TrialRecord]] = make
+        self.reset_config(config)
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        """Take the next trial in the same process."""
+        self._records = self._make(TrialTask(**new_config["task"]))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One rung, or all of the trial that is left."""
+        record = next(self._records)
+        if record.state == "stopped":
+            # As text: Tune flattens mappings before a scheduler sees them.
+            return {"stopped": json.dumps(record.to_dict())}
+        values = {name: record.metrics[name].value for name in ("privacy", "utility") if name in record.metrics}
+        # In a mapping of their own, which the reader empties: Tune keeps the last report of every trial in its snapshots.
+        arrays = {"packed": pack(record.evidence)} if record.evidence else {}
+        return {**values, "record": record.to_dict(), "evidence": arrays, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: an interrupted trial starts again."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, see `save_checkpoint`."""
+
+
+class _HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Tune's view of `Halving`: a trial ends on the rung where it stands too low."""
+
+    def __init__(self, climbs: Callable[[TrialRecord], bool], searcher: _ProposerSearch) -> None:
+        super().__init__()
+        self._climbs, self._searcher = climbs, searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Go on or stop, after each rung."""
+        if "stopped" not in result:
+            return str(self.CONTINUE)
+        record = json.loads(result["stopped"])
+        if self._climbs(TrialRecord.from_dict(record)):
+            return str(self.CONTINUE)
+        self._searcher.record(trial.trial_id, {"record": record})
+        return str(self.STOP)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: what the rungs hold comes from the ledger, never from Tune."""
+        return {}
 
 
 class _ProposerSearch(Searcher):  # type: ignore[misc]
@@ -176,5 +234,5 @@ class _Recorder(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
-        """A trial reports once: its record."""
+        """Take the record when it is there; a rung below full fidelity has none."""
         self._searcher.record(trial.trial_id, result)

@@ -415,7 +415,7 @@ class MlflowSink:
         fault_point("mlflow.half_sent")
         # The state goes last: a run that carries it is complete.
         self._client.set_tag(child.run_id, "state", record.state)
-        self._client.set_terminated(child.run_id, "FINISHED" if record.state == "complete" else "FAILED", ended_ms)
+        self._client.set_terminated(child.run_id, "FAILED" if record.state == "failed" else "FINISHED", ended_ms)
         fault_point("mlflow.after_send")
         self._children[key] = _Child(child.run_id, record.state, True, child.pareto or "false")
         self._sent.add(record.key)

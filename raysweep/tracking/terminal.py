@@ -21,7 +21,7 @@ from raysweep.engine.record import TrialRecord
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.note import reading
 from raysweep.tracking.standing import Standing, setting_words, standing, trace, varying
-from raysweep.tracking.text import duration, number, plain, setting_text, with_interval, worst_attacker
+from raysweep.tracking.text import duration, number, plain, setting_text, stopped_text, with_interval, worst_attacker
 
 __all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline"]
 
@@ -232,6 +232,8 @@ class LineView(LiveView):
         words = setting_words(record, self._state.info)
         if record.state == "failed":
             said = [f"{name} FAILED: {plain(record.reason, 300)}", words, self._tail()]
+        elif record.state == "stopped":
+            said = [f"{name}: {stopped_text(record)}", words, self._tail()]
         else:
             said = [
                 f"{name}: P {with_interval(record.metrics.get('privacy'))}, U {with_interval(record.metrics.get('utility'))}, "
@@ -356,6 +358,8 @@ class PanelView(LiveView):
             row: list[str | Text]
             if record.state == "failed":
                 row = ["failed", "", Text(plain(record.reason, 200), style="red")]
+            elif record.state == "stopped":
+                row = ["", "", Text(stopped_text(record), style="dim")]
             else:
                 row = [
                     _short(record, "privacy"),
@@ -493,7 +497,9 @@ def _control_table(state: Standing) -> Table:
     table.title_style = "bold"
     for record in state.controls:
         complete = record.state == "complete"
-        scores = [f"P {_short(record, 'privacy')}", f"U {_short(record, 'utility')}"] if complete else ["failed", ""]
+        scores = (
+            [f"P {_short(record, 'privacy')}", f"U {_short(record, 'utility')}"] if complete else [record.state, ""]
+        )
         name = plain(record.control, 40)
         if record.control != record.anonymizer and len(state.controls) > len({item.control for item in state.controls}):
             name += f" {plain(record.anonymizer, 40)}"

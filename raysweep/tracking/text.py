@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "plain",
     "redact",
     "setting_text",
+    "stopped_text",
     "tag_value",
     "with_interval",
     "worst_attacker",
@@ -182,3 +184,18 @@ def redact(uri: str) -> str:
     if at:
         user = user.partition(":")[0] + (":***" if ":" in user else "")
     return urlunsplit((parts.scheme, f"{user}{at}{host}", parts.path, "", ""))
+
+
+def stopped_text(record: TrialRecord) -> str:
+    """Where a trial was stopped, and what was found there.
+
+    >>> from raysweep.engine.record import TrialRecord
+    >>> stopped_text(TrialRecord("k", 0, "blur", {}, {}, "stopped", rungs=({"identities": 11.0, "privacy": 0.5, "utility": 0.2},)))
+    'stopped at 11 people: P at most 0.50, U 0.20'
+    """
+    found = record.rungs[-1] if record.rungs else {}
+    values = [
+        f"{words} {found[name]:.2f}" for name, words in (("privacy", "P at most"), ("utility", "U")) if name in found
+    ]
+    people = f" at {found['identities']:.0f} people" if "identities" in found else ""
+    return f"stopped{people}: {', '.join(values) or 'no value'}"
