@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from raysweep.errors import StoreError, TrialError
 
-__all__ = ["LocalPool", "Plan", "Pool", "RayPool", "RayPoolClient", "WorkerOf", "default_workers"]
+__all__ = ["LocalPool", "Plan", "Pool", "RayPool", "RayPoolClient", "ResultLostError", "WorkerOf", "default_workers"]
 
 QUEUED_PER_WORKER = 2
 """Items handed to one actor at a time: the second one waits beside it, so that the actor never idles between items."""
@@ -32,7 +32,17 @@ READY_TIMEOUT_S = 300.0
 
 
 LOOK_S = 0.25
-"""Between two looks at whether an item has run for too long."""
+"""Between two looks at whether an item has run for too long, or whether a worker is back."""
+
+FOR_GOOD = 20
+"""Times in a row that Ray says a worker will not be started again before that is believed: it says so of one that is being restarted, too."""
+
+TRIES = 3
+"""Of an item whose worker dies: beside others, and then alone, since a node may go at the second try as well."""
+
+
+class ResultLostError(TrialError):
+    """A result went with the machine that held it, before it was used: what led to it must be done again."""
 
 
 class Plan(Protocol):
@@ -210,9 +220,10 @@ class _Item:
 class _Dispatcher:
     """Gives each item, in the order in which items come, to the worker with the least to do.
 
-    A worker gets a second item while it works on a short one; nothing waits behind a training. An item whose worker died (after Ray's own
-    retries) runs once more with nothing else on its worker: if that dies too, the item is what kills it, and only its trial fails. An item that
-    takes longer than its trial may is ended with its worker, which starts again.
+    A worker gets a second item while it works on a short one; nothing waits behind a training. An item whose worker died runs again with
+    nothing else on its worker: if that keeps dying, the item is what kills it, and only its trial fails. An item that takes longer than its
+    trial may is ended with its worker, which starts again. A worker that died gets nothing until it serves again, which may be long after, on
+    another machine, or never: the others do the work.
 
     Args:
         workers: actors.
@@ -223,15 +234,22 @@ class _Dispatcher:
         self._workers = list(workers)
         self._running: list[list[_Item]] = [[] for _ in self._workers]
         self._waiting: deque[_Item] = deque()
+        self._away: dict[int, asyncio.Task[None]] = {}
+        self._gone: dict[int, str] = {}
         self._spent = _Spent(trial_timeout_s)
         self._faces = 0
 
     async def call(self, method: str, arguments: Sequence[Any]) -> list[Any]:
-        for alone in (False, True):
-            item = _Item(method, arguments, alone, asyncio.get_running_loop().create_future())
+        for turn in range(TRIES):
+            self._check()
+            item = _Item(method, arguments, turn > 0, asyncio.get_running_loop().create_future())
             self._waiting.append(item)
             self._hand_out()
-            index = await item.turn
+            try:
+                index = await item.turn
+            except asyncio.CancelledError:
+                self._check()
+                raise
             reference = self._workers[index].run.remote(method, arguments)
             try:
                 died = await self._outcome(index, item, reference)
@@ -239,8 +257,6 @@ class _Dispatcher:
                 self._end(index, item)
             if not died:
                 break
-            if not alone:
-                await self._back(index)
         if method == "measure" and not died:
             self._faces += len(arguments[-1])
         return [reference]
@@ -248,16 +264,39 @@ class _Dispatcher:
     async def faces(self) -> int:
         return self._faces
 
+    async def serving(self) -> int:
+        return len(self._workers) - len(self._away)
+
+    def _leave(self, index: int) -> None:
+        """Give a worker nothing more until it is back."""
+        if index not in self._away:
+            self._away[index] = asyncio.get_running_loop().create_task(self._back(index))
+
     async def _back(self, index: int) -> None:
-        """Wait until a worker that died serves again: its node may have gone, and the next one may still be on its way."""
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < deadline:
+        """Wait until a worker that died serves again: its machine may have gone, and the next one may still be on its way."""
+        import ray
+
+        for_good = 0
+        while for_good < FOR_GOOD:
             reference = self._workers[index].run.remote("ready", ())
             answer = asyncio.wrap_future(reference.future())
-            done, _ = await asyncio.wait([answer], timeout=READY_TIMEOUT_S)
-            if done and answer.exception() is None:
+            await asyncio.wait([answer])
+            error = answer.exception()
+            if error is None:
+                del self._away[index]
+                self._hand_out()
                 return
+            for_good = for_good + 1 if isinstance(error, ray.exceptions.ActorDiedError) else 0
             await asyncio.sleep(LOOK_S)
+        self._gone[index] = str(error).strip().splitlines()[-1][:300]
+        if len(self._gone) == len(self._workers):
+            while self._waiting:
+                self._waiting.popleft().turn.cancel()
+
+    def _check(self) -> None:
+        """Raises TrialError when no worker is left to wait for."""
+        if len(self._gone) == len(self._workers):
+            raise TrialError(f"no worker is left, none could be started again: {next(iter(self._gone.values()))}")
 
     async def _outcome(self, index: int, item: _Item, reference: Any) -> bool:
         """Wait for the end of an item; True when its worker died of something.
@@ -273,11 +312,13 @@ class _Dispatcher:
             left = self._spent.left(key)
             done, _ = await asyncio.wait([answer], timeout=None if left is None else LOOK_S)
             if done:
-                return isinstance(answer.exception(), ray.exceptions.RayActorError)
+                died = isinstance(answer.exception(), ray.exceptions.RayActorError)
+                if died:
+                    self._leave(index)
+                return died
             if left is not None and item.started is not None and time.monotonic() - item.started > left:
-                # Cancelled first, so that Ray does not run it again on the restarted worker; what waits behind it does run again.
-                ray.cancel(reference)
                 ray.kill(self._workers[index], no_restart=False)
+                self._leave(index)
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
                 raise self._spent.error()
 
@@ -299,7 +340,10 @@ class _Dispatcher:
             if item.turn.cancelled():
                 self._waiting.popleft()
                 continue
-            index = min(range(len(self._workers)), key=self._load)
+            serving = [index for index in range(len(self._workers)) if index not in self._away]
+            if not serving:
+                return
+            index = min(serving, key=self._load)
             if self._load(index) >= (1 if item.alone else QUEUED_PER_WORKER):
                 return
             self._waiting.popleft()
@@ -337,11 +381,21 @@ class RayPoolClient:
             cause = error.cause
             while isinstance(cause, RayTaskError):
                 cause = cause.cause
+            if isinstance(cause, ray.exceptions.ObjectLostError):
+                raise _lost(cause) from error
             if isinstance(cause, ray.exceptions.RayActorError):  # of an item that this one was to use
                 raise _died(cause) from error
             raise (cause if isinstance(cause, Exception) else error) from None
+        except ray.exceptions.ObjectLostError as error:
+            raise _lost(error) from error
         except ray.exceptions.RayActorError as error:
             raise _died(error) from error
+
+    def serving(self) -> int:
+        """Workers that take items now; fewer than `size` while some are being started again."""
+        import ray
+
+        return int(ray.get(self._dispatcher.serving.remote()))
 
     def faces(self) -> int:
         """Faces measured so far, over all workers."""
@@ -351,9 +405,16 @@ class RayPoolClient:
 
 
 def _died(error: BaseException) -> TrialError:
+    return TrialError(f"the worker's process died at this trial, also when it ran alone: {_first_line(error)}")
+
+
+def _lost(error: BaseException) -> ResultLostError:
+    return ResultLostError(f"a result was lost with the machine that held it: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
-    return TrialError(f"the worker's process died at this trial, also when it ran alone: {reason}")
+    return lines[0] if lines else type(error).__name__
 
 
 class RayPool(RayPoolClient):
@@ -376,17 +437,23 @@ class RayPool(RayPoolClient):
         worker_of: WorkerOf = trial_worker,
     ) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         actor = ray.remote(_WorkerActor).options(
             # Not a whole core: the trials, which only wait, must find a little of one as well.
             num_cpus=0.9 if not gpus else 0.5,
             num_gpus=gpus / workers if gpus else 0,
+            # Over all machines, where there are several.
+            scheduling_strategy="SPREAD",
             max_restarts=-1,
-            max_task_retries=2,
+            # The dispatcher gives an item to another worker; Ray would wait for this one, whose machine may never come back.
+            max_task_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
         )
         self._workers = [actor.remote(plan, worker_of) for _ in range(workers)]
-        dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000)
+        # On the machine of the driver, which ends the sweep anyway when it goes.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
         dispatcher = dispatcher.remote(self._workers, trial_timeout_s)
         super().__init__(dispatcher, workers)
 
@@ -418,9 +485,11 @@ class RayPool(RayPoolClient):
         return RayPoolClient(self._dispatcher, self.size)
 
     def pids(self) -> list[int]:
-        """Process ids of the workers (for fault tests)."""
+        """Process ids of the workers, as soon as all of them serve (for fault tests)."""
         import ray
 
+        while self.serving() < self.size:
+            time.sleep(LOOK_S)
         return list(ray.get([worker.pid.remote() for worker in self._workers]))
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from raysweep.engine.checked import checked
+from raysweep.engine.pools import ResultLostError
 from raysweep.engine.record import Outcome, TrialRecord, TrialTask
 from raysweep.errors import RaysweepError, StoreError
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from raysweep.schema import IntArray
 
 __all__ = ["failed_record", "run_trial", "trial_records"]
+
+MACHINES_LOST = 3
+"""Times that a trial starts again because a machine went."""
 
 
 def run_trial(
@@ -63,22 +67,13 @@ def trial_records(
     started = time.perf_counter()
     passed: list[dict[str, float]] = []
     try:
-        # Each step waits for the one before, so that no worker sits waiting for another worker's result.
-        fitted = pool.call("fit", task)
-        pool.wait([fitted])
-        parts: list[Any] = []
-        for rung, new in enumerate(rungs):
-            parts += [pool.call("measure", task, fitted, rows) for rows in new]
-            pool.wait(parts)
-            found: Outcome = pool.result(pool.call("judge", task, fitted, parts, [], rung))
-            passed.append(_passed(found, time.perf_counter() - started))
-            empty = replace(found, metrics={}, attackers=(), evidence={})
-            yield _record(task, fidelity, empty, "stopped", passed, started, stamp)
-        parts += [pool.call("measure", task, fitted, rows) for rows in chunks]
-        extras = [pool.call("develop", task, fitted, name) for name in task.extras]
-        pool.wait([*parts, *extras])
-        outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts, extras))
-        yield _record(task, fidelity, outcome, "complete", passed, started, stamp)
+        for lost in range(MACHINES_LOST + 1):
+            try:
+                yield from _climb(task, pool, chunks, fidelity, stamp, rungs, passed, started)
+                break
+            except ResultLostError:  # every step is a function of the task alone: from the start again
+                if lost == MACHINES_LOST:
+                    raise
     except RaysweepError as error:
         yield failed_record(task, fidelity, str(error), stamp())
     except Exception as error:
@@ -86,6 +81,37 @@ def trial_records(
         last = traceback.extract_tb(error.__traceback__)[-1:]
         place = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
         yield failed_record(task, fidelity, f"{type(error).__name__}: {error}{place}", stamp())
+
+
+def _climb(
+    task: TrialTask,
+    pool: Pool,
+    chunks: Sequence[IntArray],
+    fidelity: Mapping[str, int],
+    stamp: Callable[[], float],
+    rungs: Sequence[Sequence[IntArray]],
+    passed: list[dict[str, float]],
+    started: float,
+) -> Iterator[TrialRecord]:
+    """All steps; rungs that are in `passed` already are measured and not told again."""
+    # Each step waits for the one before, so that no worker sits waiting for another worker's result.
+    fitted = pool.call("fit", task)
+    pool.wait([fitted])
+    parts: list[Any] = []
+    for rung, new in enumerate(rungs):
+        parts += [pool.call("measure", task, fitted, rows) for rows in new]
+        pool.wait(parts)
+        if rung < len(passed):
+            continue
+        found: Outcome = pool.result(pool.call("judge", task, fitted, parts, [], rung))
+        passed.append(_passed(found, time.perf_counter() - started))
+        empty = replace(found, metrics={}, attackers=(), evidence={})
+        yield _record(task, fidelity, empty, "stopped", passed, started, stamp)
+    parts += [pool.call("measure", task, fitted, rows) for rows in chunks]
+    extras = [pool.call("develop", task, fitted, name) for name in task.extras]
+    pool.wait([*parts, *extras])
+    outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts, extras))
+    yield _record(task, fidelity, outcome, "complete", passed, started, stamp)
 
 
 def _record(

@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.callback import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util import get_node_ip_address
 
 from raysweep.engine.evidence import pack, unpack
 from raysweep.engine.pools import RayPoolClient
@@ -64,7 +65,8 @@ def tune_trials(
     searcher = _ProposerSearch(proposer, make_task, on_record, on_start, fidelity, deadline)
     trainable = tune.with_resources(
         tune.with_parameters(_Trial, client=client, chunks=list(chunks), fidelity=dict(fidelity), rungs=list(rungs)),
-        {"cpu": TRIAL_CPUS},
+        # On the driver's machine: a trial waits for the pool, and should not go with a machine that works.
+        {"cpu": TRIAL_CPUS, f"node:{get_node_ip_address()}": 1e-4},
     )
     tuner = tune.Tuner(
         trainable,
