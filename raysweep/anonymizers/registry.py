@@ -13,11 +13,12 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
 from raysweep.anonymizers.base import Anonymizer
+from raysweep.entry_points import entry_points
 from raysweep.errors import ConfigError, nearest
 
 __all__ = ["GROUP", "Listing", "get_anonymizer", "list_anonymizers", "register_anonymizer"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, get_args, get_type_hints
 
 from raysweep.attackers.adaptive_head import AdaptiveHead
@@ -25,6 +25,7 @@ from raysweep.attackers.pseudonym_link import PseudonymLink
 from raysweep.attackers.reversal import Reversal
 from raysweep.attackers.semi_informed import SemiInformed
 from raysweep.attackers.transfer import Transfer
+from raysweep.entry_points import entry_points
 from raysweep.errors import ConfigError, nearest
 
 __all__ = [
