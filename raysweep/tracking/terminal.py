@@ -40,10 +40,15 @@ def live_view(info: SweepInfo, console: Console | None = None) -> LiveView:
             view.stage("drawing faces", 200, 1200, rate=950.0)
             view.trial(record)
     """
-    # A notebook would show each line as a box of its own: there, too, plain text.
-    console = console or Console(force_jupyter=False)
+    console = console or _console()
     lively = console.is_terminal and not console.is_dumb_terminal
     return PanelView(info, console) if lively else LineView(info, console)
+
+
+def _console() -> Console:
+    """Standard output. A notebook calls itself a terminal, but shows every redraw below the last one, and a line as a box of its own."""
+    console = Console()
+    return Console(force_jupyter=False, force_terminal=False, width=120) if console.is_jupyter else console
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:
