@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "ls": "list spaces, anonymizers, attackers, metrics, models, data, runs",
     "show": "print a search space with all settings resolved, and its hash",
     "models": "fetch or verify weights",
+    "bench": "measure on this machine what the engine costs beside its kernels",
     "ui": "open the MLflow UI on this machine",
     "doctor": "check this machine and this installation",
 }

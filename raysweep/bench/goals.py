@@ -1,0 +1,106 @@
+"""The ratios that the engine is held to, and which function measures each. Imports nothing heavy.
+
+Every ratio compares two things measured in one run on one machine, in turn: what it says holds on a slow machine and on a fast one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raysweep.errors import ConfigError, nearest
+
+__all__ = ["BENCHES", "GOALS", "Bench", "Goal", "choose"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One ratio and what it should be.
+
+    Attributes:
+        what: the ratio in words.
+        best: the goal.
+        worst: what it must not pass; between the two it falls short.
+        at_least: larger is better.
+    """
+
+    what: str
+    best: float
+    worst: float
+    at_least: bool = False
+
+    @property
+    def text(self) -> str:
+        """`<= 1.05`."""
+        return f"{'>=' if self.at_least else '<='} {self.best:g}"
+
+    def verdict(self, value: float) -> str:
+        """`pass`, `falls short` or `fails`.
+
+        >>> Goal("", 1.05, 1.2).verdict(1.1)
+        'falls short'
+        """
+        sign = -1.0 if self.at_least else 1.0
+        if sign * value <= sign * self.best:
+            return "pass"
+        return "falls short" if sign * value <= sign * self.worst else "fails"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One measurement.
+
+    Attributes:
+        place: `module:function` under `raysweep.bench`.
+        goals: keys of `GOALS` that it yields.
+        takes: about how long on two cores, for the help.
+        gpu: only where a GPU is.
+        asked: only when it is named, for it takes long.
+    """
+
+    place: str
+    goals: tuple[str, ...]
+    takes: str
+    gpu: bool = False
+    asked: bool = False
+
+
+GOALS: dict[str, Goal] = {
+    "R1 models": Goal("steady rate of the pool / bare loop of the same networks", 0.95, 0.85, at_least=True),
+    "R1 sleeps": Goal("the same with kernels that leave the processor free, as a GPU does", 0.95, 0.85, at_least=True),
+    "R4 pool": Goal("a trial more on the standing pool / its kernels per worker", 1.05, 1.20),
+    "R4 Tune": Goal("a trial more through Ray Tune / its kernels per worker", 1.10, 1.20),
+    "R5": Goal("what a trial more costs beside its kernels / the same of a plain Tune trial with reuse", 0.25, 0.25),
+    "R8": Goal("a finished sweep again / its first run", 0.02, 0.05),
+    "R13": Goal("ask and tell at trial 1,000 / a trial", 0.01, 0.05),
+    "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
+}
+
+BENCHES: dict[str, Bench] = {
+    "R1": Bench("steady:steady", ("R1 models", "R1 sleeps"), "1 min"),
+    "R4": Bench("overhead:overhead", ("R4 pool", "R4 Tune", "R5"), "2 min"),
+    "R8": Bench("rerun:rerun", ("R8",), "1 min"),
+    "R13": Bench("asking:asking", ("R13",), "20 s"),
+    "R25": Bench("startup:startup", ("R25",), "5 s"),
+}
+
+ALSO = {"R5": "R4"}
+"""Ratios that another bench yields on its way."""
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """Names of `BENCHES`, in their order; all that are not for request only when none is given.
+
+    Raises:
+        ConfigError: every name that is not known.
+    """
+    if not names:
+        return [name for name, bench in BENCHES.items() if not bench.asked]
+    known = [*BENCHES, *ALSO]
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise ConfigError(
+            [f"--only {name}: no such measurement{nearest(name, known)}; known: {', '.join(known)}" for name in wrong]
+        )
+    asked = {ALSO.get(name, name) for name in names}
+    return [name for name in BENCHES if name in asked]

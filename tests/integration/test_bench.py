@@ -1,0 +1,37 @@
+"""`raysweep bench` end to end, at its smallest: every measurement yields its ratios. What they are worth is printed, not asserted: tests share their cores."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from raysweep.bench.goals import BENCHES
+from raysweep.cli import main
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, bench in BENCHES.items() if not bench.gpu and not bench.asked])
+def test_every_measurement_yields_its_ratios(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code = main(["bench", "--only", name, "--quick", "--json", str(tmp_path / "found.json")])
+    shown = capsys.readouterr().out
+    print(shown)
+    content = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    found = {finding["ratio"]: finding for finding in content["findings"]}
+    assert set(found) == set(BENCHES[name].goals)
+    for finding in found.values():
+        assert not finding["missing"], finding
+        assert finding["values"]
+        assert all(math.isfinite(value) and value >= 0 for value in finding["values"])
+        assert finding["ratio"] in shown
+    assert code == (1 if any(finding["verdict"] == "fails" for finding in found.values()) else 0)
+
+
+def test_wrong_names_are_told_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--only", "R4,R77"]) == 2
+    assert "--only R77" in capsys.readouterr().err
