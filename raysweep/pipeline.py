@@ -27,7 +27,7 @@ import numpy as np
 
 from raysweep.engine.poison import remote_tally
 from raysweep.engine.references import ReferenceStore, ReferenceWriter, RowLabels
-from raysweep.engine.session import our_error
+from raysweep.engine.session import cpu_share, our_error
 from raysweep.errors import DataError, StoreError
 from raysweep.preprocess.actors import CropRows, MeasureCrops, PrepareRows, read_slice
 from raysweep.preprocess.rows import Columns, Recipe, recipe_for
@@ -134,7 +134,7 @@ def prepare(
         resources = ray.cluster_resources()
         cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
         count = max(1, min(workers or cpus, cpus, len(slices)))
-        share = max(1, cpus // count)
+        share = cpu_share(count)
         crop: dict[str, Any] = {"zoo": zoo, "recipe": recipe, "threads": share, "tally": remote_tally()}
         # One block per slice, else a single actor would get them all; batch_size=1 is one slice.
         data = ray.data.from_items(slices, override_num_blocks=len(slices))
@@ -252,7 +252,7 @@ def release(
     resources = ray.cluster_resources()
     cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
     count = max(1, min(workers or cpus, cpus, len(parts)))
-    share = max(1, cpus // count)
+    share = cpu_share(count)
     items = [vars(part) | {"part": part.number} for part in parts]
     held = ray.put(shared)  # once, not with each actor
     arguments = {

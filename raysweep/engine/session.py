@@ -10,13 +10,13 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raysweep.errors import RaysweepError
 
-__all__ = ["SessionError", "object_store_bytes", "our_error", "secure_token", "start_ray"]
+__all__ = ["SessionError", "cpu_share", "object_store_bytes", "our_error", "secure_token", "start_ray"]
 
 MAX_OBJECT_STORE = 4 * 2**30
 MIN_OBJECT_STORE = 256 * 2**20
@@ -103,6 +103,26 @@ def object_store_bytes() -> int:
         if free >= MIN_OBJECT_STORE:  # below that Ray uses a file in its session folder
             size = min(size, free)
     return max(size, MIN_OBJECT_STORE)
+
+
+def cpu_share(actors: int, machines: Sequence[int] | None = None) -> int:
+    """CPUs for each of some actors that work side by side: as many as the machines have room for, at least one.
+
+    An actor that asks for more CPUs than any single machine has would never start.
+
+    Args:
+        actors: how many.
+        machines: CPUs of each; None for those of the session.
+
+    >>> cpu_share(2, [8]), cpu_share(1, [4, 4]), cpu_share(3, [4, 4]), cpu_share(9, [4, 4])
+    (4, 4, 2, 1)
+    """
+    if machines is None:
+        import ray
+
+        machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    fitting = (share for share in range(max(machines), 1, -1) if sum(cpus // share for cpus in machines) >= actors)
+    return next(fitting, 1)
 
 
 def secure_token(*, create: bool, home: Path | None = None) -> bool:
