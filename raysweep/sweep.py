@@ -30,6 +30,7 @@ from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, WorkerOf, default_workers, trial_worker
 from raysweep.engine.record import TrialRecord, TrialTask
 from raysweep.engine.runs import choose_run, folder_name, write_settings
+from raysweep.engine.session import cpu_share
 from raysweep.engine.states import StateStore
 from raysweep.engine.trial import run_trial
 from raysweep.errors import DataError, StoreError
@@ -333,7 +334,7 @@ class _Driver:
             need_privacy=self._need_privacy,
             protocol=protocol_of(run),
             batch_size=run.measure_batch,
-            threads=max(1, (os.cpu_count() or 1) // workers),
+            threads=cpu_share(workers) if run.engine == "ray" else os.cpu_count() or 1,
             states=str(self.info.run_folder.absolute()),
             ladder=Ladder(run.rungs, run.eta),
         )
