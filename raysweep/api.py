@@ -82,4 +82,6 @@ def evaluate(
 
 def _folder(runs: str | Path | None) -> Path:
     """Where runs are kept, as on the command line."""
-    return Path(runs or os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser()
+    from raysweep.storage.place import open_place
+
+    return open_place(str(runs or os.environ.get("RAYSWEEP_RUNS", "runs")))

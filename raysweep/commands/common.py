@@ -50,7 +50,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", metavar="RAY", help="a running Ray cluster (default: a local one, started and stopped here)"
     )
-    parser.add_argument("--runs", metavar="DIR", help="where runs are kept (default: RAYSWEEP_RUNS or ./runs)")
+    parser.add_argument(
+        "--runs",
+        metavar="DIR",
+        help="where runs are kept, a folder or s3://bucket/prefix (default: RAYSWEEP_RUNS or ./runs)",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print what would be done, start nothing"
     )
@@ -92,8 +96,10 @@ def flags(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def runs_folder(arguments: argparse.Namespace) -> Path:
-    """Where runs are kept."""
-    return Path(arguments.runs or os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser()
+    """Where runs are kept; of an object store the mirror on this machine, brought up to date."""
+    from raysweep.storage.place import open_place
+
+    return open_place(arguments.runs or os.environ.get("RAYSWEEP_RUNS", "runs"))
 
 
 def command_line() -> str:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from raysweep.errors import ConfigError, StoreError
+from raysweep.storage.objects import is_url
 
-__all__ = ["KINDS", "Entry", "Freed", "age_s", "cache_root", "entries", "hold", "parse_age", "purge"]
+__all__ = ["KINDS", "Entry", "Freed", "age_s", "cache_root", "entries", "hold", "local_cache", "parse_age", "purge"]
 
 KINDS = ("shards", "references")
 MANIFEST = "manifest.json"
@@ -84,10 +85,18 @@ class Freed:
 
 
 def cache_root() -> Path:
-    """Where stores and shards are kept: `RAYSWEEP_CACHE`, else `raysweep` in the user's cache folder (`XDG_CACHE_HOME`)."""
+    """Where stores and shards are kept: `RAYSWEEP_CACHE`, else `raysweep` in the user's cache folder (`XDG_CACHE_HOME`).
+
+    Where `RAYSWEEP_CACHE` is the address of an object store, this is where entries are copied to on this machine.
+    """
     given = os.environ.get("RAYSWEEP_CACHE")
-    if given:
+    if given and not is_url(given):
         return Path(given).expanduser().absolute()
+    return local_cache()
+
+
+def local_cache() -> Path:
+    """`raysweep` in the user's cache folder on this machine."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "raysweep"
 

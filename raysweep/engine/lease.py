@@ -20,14 +20,16 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from raysweep.engine.faults import fault_point
 from raysweep.errors import StoreError
 from raysweep.storage.files import sync_folder
 
-__all__ = ["BEAT_S", "TIMEOUT_S", "Lease", "LeaseLostError", "store_problems"]
+__all__ = ["BEAT_S", "TIMEOUT_S", "FileSlots", "Lease", "LeaseLostError", "Slots", "is_held_here", "store_problems"]
 
 BEAT_S = 2.0
 """Between two signs of life."""
@@ -42,25 +44,168 @@ class LeaseLostError(StoreError):
     """Another process has taken over the run folder: this one must write nothing more."""
 
 
+class Slots(ABC):
+    """A place of numbers, each of which one process can claim; the holder of the newest is the writer.
+
+    Attributes:
+        name: of what is written to, for messages.
+        beat_s: between two signs of life.
+        timeout_s: without a sign of life for so long a holder counts as dead or suspended.
+        look_s: between two looks at a holder.
+    """
+
+    name: str
+    beat_s: float
+    timeout_s: float
+    look_s: float
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make the place."""
+
+    @abstractmethod
+    def numbers(self) -> list[int]:
+        """All that are claimed, in any order."""
+
+    @abstractmethod
+    def claim(self, number: int, content: Mapping[str, Any]) -> None:
+        """Make a number this process's own.
+
+        Raises:
+            FileExistsError: another process has it.
+        """
+
+    @abstractmethod
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Replace what stands under the claimed number."""
+
+    @abstractmethod
+    def read(self, number: int) -> dict[str, Any]:
+        """What its holder wrote last; empty when it wrote nothing (yet)."""
+
+    @abstractmethod
+    def exists(self, number: int) -> bool:
+        """Whether a number is claimed."""
+
+    @abstractmethod
+    def remove(self, number: int) -> None:
+        """Forget a number, if it is there."""
+
+    @abstractmethod
+    def vanished(self) -> bool:
+        """Whether the place itself has gone."""
+
+    @abstractmethod
+    def holder_lives(self, number: int, seen: Mapping[str, Any]) -> bool | None:
+        """Whether the holder of a number is alive, as far as that can be known without watching it; None when it cannot."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the claimed number; it stays claimed."""
+
+
+class FileSlots(Slots):
+    """Numbers as files of a folder. The holder locks its file, where there are locks.
+
+    Args:
+        folder: made when it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, str(folder.parent)
+        self.beat_s, self.timeout_s, self.look_s = BEAT_S, TIMEOUT_S, LOOK_S
+        self._handle = -1
+        self._locks = False
+
+    def open(self) -> None:
+        """See `Slots`."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def numbers(self) -> list[int]:
+        """See `Slots`."""
+        return _numbers(self.folder)
+
+    def claim(self, number: int, content: Mapping[str, Any]) -> None:
+        """See `Slots`."""
+        path = self._path(number)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Tried, not believed: some stores grant a lock to everybody.
+            self._locks = _lock(handle) is True and _is_unlocked(path) is False
+            self._handle = handle
+            self.write(content)
+            sync_folder(self.folder)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            self.close()
+            raise
+
+    def write(self, content: Mapping[str, Any]) -> None:
+        """See `Slots`."""
+        data = json.dumps({**content, "host": _host(), "pid": os.getpid(), "locks": self._locks}).encode()
+        os.pwrite(self._handle, data.ljust(BYTES - 1) + b"\n", 0)
+        os.fsync(self._handle)
+
+    def read(self, number: int) -> dict[str, Any]:
+        """See `Slots`."""
+        try:
+            content = json.loads(self._path(number).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def exists(self, number: int) -> bool:
+        """See `Slots`."""
+        return self._path(number).exists()
+
+    def remove(self, number: int) -> None:
+        """See `Slots`."""
+        self._path(number).unlink(missing_ok=True)
+
+    def vanished(self) -> bool:
+        """See `Slots`."""
+        return not self.folder.exists()
+
+    def holder_lives(self, number: int, seen: Mapping[str, Any]) -> bool | None:
+        """See `Slots`: on the same machine the lock tells."""
+        if not seen.get("locks") or seen.get("host") != _host():
+            return None
+        unlocked = _is_unlocked(self._path(number))
+        if unlocked:
+            return False
+        return True if unlocked is False and _runs(seen.get("pid")) else None
+
+    def close(self) -> None:
+        """See `Slots`."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}"
+
+
 class Lease:
     """The right to write to a run folder.
 
     Args:
-        folder: of the numbered files; made when it does not exist.
-        timeout_s: see `TIMEOUT_S`.
+        place: the folder of the numbered files, made when it does not exist; or other `Slots`.
+        timeout_s: see `TIMEOUT_S`; None for that of the place.
         tell: called with one line when the newcomer has to wait.
+
+    Attributes:
+        number: what is held, or was held last.
     """
 
     def __init__(
-        self, folder: Path, *, timeout_s: float | None = None, tell: Callable[[str], None] | None = None
+        self, place: Path | Slots, *, timeout_s: float | None = None, tell: Callable[[str], None] | None = None
     ) -> None:
-        self.folder = folder
+        self._slots = place if isinstance(place, Slots) else FileSlots(place)
         self.number = 0
-        self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
+        self._timeout_s = self._slots.timeout_s if timeout_s is None else timeout_s
         self._tell = tell or (lambda line: None)
-        self._handle = -1
+        self._held = False
         self._beats = 0
-        self._locks = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -71,11 +216,11 @@ class Lease:
             after: the highest number known from elsewhere: the folder may have been left behind when a run was copied.
 
         Raises:
-            StoreError: another process is alive and writes, or the folder cannot be written.
+            StoreError: another process is alive and writes, or the place cannot be written.
         """
         try:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            newest = _newest(self.folder)
+            self._slots.open()
+            newest = self._newest()
             if newest:
                 self._wait_until_free(newest)
             self._claim(max(newest, after) + 1)
@@ -84,31 +229,38 @@ class Lease:
         except StoreError:
             raise
         except OSError as error:
-            raise StoreError(f"cannot write {self.folder}: {error.strerror}") from error
+            raise StoreError(f"cannot write the lease of {self._slots.name}: {error.strerror}") from error
         self._thread = threading.Thread(target=self._beat_on, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure that this process still holds the newest number; two looks at the folder, no reading.
+        """Make sure that this process still holds the newest number; two looks at the place, no reading.
 
         Raises:
             LeaseLostError: another process took over, or the folder has gone.
+            StoreError: nobody knows.
         """
-        if self._handle < 0:
-            raise LeaseLostError(f"{self.folder}: no lease is held")
-        if not self._path(self.number).exists():
-            gone = not self.folder.exists()
+        if not self._held:
+            raise LeaseLostError(f"{self._slots.name}: no lease is held")
+        if not self._slots.exists(self.number):
             raise LeaseLostError(
-                f"{self.folder.parent}: the run folder has vanished while the sweep was writing to it; the same command starts it again"
-                if gone
-                else self._lost()
+                f"{self._slots.name}: the run folder has vanished while the sweep was writing to it; the same command starts it again"
+                if self._slots.vanished()
+                else self.lost()
             )
-        if self._path(self.number + 1).exists():
-            raise LeaseLostError(self._lost())
+        if self._slots.exists(self.number + 1):
+            raise LeaseLostError(self.lost())
+
+    def lost(self) -> str:
+        """What is said when another process has taken over."""
+        return (
+            f"{self._slots.name}: another process has taken this sweep over while this one stood still; "
+            "nothing more is written here. Let the other one finish"
+        )
 
     def release(self) -> None:
         """Give the number back, so that the next process need not wait. Does nothing when none is held."""
-        if self._handle < 0:
+        if not self._held:
             return
         fault_point("lease.before_release")
         self._stop.set()
@@ -116,60 +268,53 @@ class Lease:
             self._thread.join()
         try:
             self._write(released=True)
-        except OSError:
+        except (OSError, StoreError):
             # A full disk or a vanished folder: the next process then finds the lock free, or waits for the time-out.
-            self._tell(f"{self.folder}: the lease could not be given back")
+            self._tell(f"{self._slots.name}: the lease could not be given back")
         finally:
-            os.close(self._handle)
-            self._handle = -1
+            self._held = False
+            self._slots.close()
 
     # ---------------------------------------------------------------- inside
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}"
+    def _newest(self) -> int:
+        return max(self._slots.numbers(), default=0)
 
     def _claim(self, number: int) -> None:
         fault_point("lease.before_claim")
-        path = self._path(number)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._slots.claim(number, self._content())
         try:
-            # Tried, not believed: some stores grant a lock to everybody.
-            self._locks = _lock(handle) is True and _is_unlocked(path) is False
-            self._handle, self.number = handle, number
-            self._write()
-            sync_folder(self.folder)
+            self._held, self.number = True, number
             fault_point("lease.after_claim")
             # Between looking and making, somebody may have claimed this number, a higher one after it, and removed the first.
-            if _newest(self.folder) != number:
+            if self._newest() != number:
                 raise self._busy()
         except BaseException:
-            path.unlink(missing_ok=True)
-            os.close(handle)
-            self._handle = -1
+            self._held = False
+            self._slots.remove(number)
+            self._slots.close()
             raise
-        for old in _numbers(self.folder):
+        for old in self._slots.numbers():
             if old < number:
-                self._path(old).unlink(missing_ok=True)
+                self._slots.remove(old)
 
     def _wait_until_free(self, newest: int) -> None:
-        path = self._path(newest)
-        seen = _read(path)
+        seen = self._slots.read(newest)
         if seen.get("released"):
             return
-        if seen.get("locks") and seen.get("host") == _host():
-            unlocked = _is_unlocked(path)
-            if unlocked:
-                return
-            if unlocked is False and _runs(seen.get("pid")):
-                raise self._busy(seen.get("pid"))
+        lives = self._slots.holder_lives(newest, seen)
+        if lives is False:
+            return
+        if lives:
+            raise self._busy(seen.get("pid"))
         self._tell(
-            f"another process holds {self.folder.parent.name}: watching for {self._timeout_s:.0f} s whether it is alive"
+            f"another process holds {Path(self._slots.name).name}: watching for {self._timeout_s:.0f} s whether it is alive"
         )
         started, pause = time.monotonic(), threading.Event()
         while time.monotonic() - started < self._timeout_s:
-            pause.wait(min(LOOK_S, self._timeout_s))
-            if _newest(self.folder) != newest:
+            pause.wait(min(self._slots.look_s, self._timeout_s))
+            if self._newest() != newest:
                 raise self._busy()
-            now = _read(path)
+            now = self._slots.read(newest)
             if now.get("released"):
                 return
             if now != seen:
@@ -178,51 +323,44 @@ class Lease:
     def _busy(self, pid: object = None) -> StoreError:
         who = f" (process {pid})" if isinstance(pid, int) else ""
         return StoreError(
-            f"another process{who} is running this sweep in {self.folder.parent}: wait for it, or stop it first"
-        )
-
-    def _lost(self) -> str:
-        return (
-            f"{self.folder.parent}: another process has taken this sweep over while this one stood still; "
-            "nothing more is written here. Let the other one finish"
+            f"another process{who} is running this sweep in {self._slots.name}: wait for it, or stop it first"
         )
 
     def _beat_on(self) -> None:
-        while not self._stop.wait(BEAT_S):
+        failing = False
+        while not self._stop.wait(self._slots.beat_s):
             try:
+                if self._slots.exists(self.number + 1):
+                    return  # lost: a sign of life would bring the old number back
                 self._write()
-            except OSError as error:
+                failing = False
+            except (OSError, StoreError) as error:
                 # The next append meets the same disk and says so; a beat alone ends no sweep.
-                self._tell(f"{self.folder}: no sign of life could be written ({error.strerror})")
+                if not failing:
+                    reason = error.strerror if isinstance(error, OSError) else str(error)
+                    self._tell(f"{self._slots.name}: no sign of life could be written ({reason})")
+                failing = True
 
     def _write(self, *, released: bool = False) -> None:
+        self._slots.write(self._content(released=released))
+
+    def _content(self, *, released: bool = False) -> dict[str, Any]:
         self._beats += 1
-        content = {
-            "beat": self._beats,
-            "host": _host(),
-            "pid": os.getpid(),
-            "locks": self._locks,
-            "released": released,
-        }
-        os.pwrite(self._handle, json.dumps(content).encode().ljust(BYTES - 1) + b"\n", 0)
-        os.fsync(self._handle)
+        return {"beat": self._beats, "released": released}
+
+
+def is_held_here(folder: Path) -> bool:
+    """Whether a process of this machine that is alive holds the newest number of a folder; False also when that cannot be known."""
+    slots = FileSlots(folder)
+    try:
+        newest = max(slots.numbers(), default=0)
+        return bool(newest) and slots.holder_lives(newest, slots.read(newest)) is True
+    except OSError:
+        return False
 
 
 def _numbers(folder: Path) -> list[int]:
     return [int(name) for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
-
-
-def _newest(folder: Path) -> int:
-    return max(_numbers(folder), default=0)
-
-
-def _read(path: Path) -> dict[str, object]:
-    """What the holder wrote last; empty when it wrote nothing (yet)."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _lock(handle: int) -> bool | None:

@@ -6,6 +6,10 @@ kill in the middle of an append leaves it, is cut off on opening; damage anywher
 Each process that appends first writes a line with the format and the number of its lease (`raysweep.engine.lease`), and every record
 carries that number. A record with a lower number than one before it comes from a process that had lost its lease: it does not count.
 Ledgers of format 1 have neither; they are read, and continued in format 2.
+
+A run whose place is an object store has its ledger on both sides (`Copy`): a record is on this machine's disk first and in the store before
+`append` returns. Where the store does not answer, the sweep goes on and sends later. What the store has is what counts: lines that only
+this machine has, behind which another one has gone on, are set aside.
 """
 
 from __future__ import annotations
@@ -16,14 +20,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from raysweep.engine.faults import fault_point
-from raysweep.engine.lease import Lease
+from raysweep.engine.interrupts import StopNow
+from raysweep.engine.lease import Lease, LeaseLostError, Slots
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
+from raysweep.storage.files import write_whole
 
-__all__ = ["FORMAT", "Ledger", "read_ledger"]
+__all__ = ["FORMAT", "Copy", "Ledger", "read_ledger"]
 
 FORMAT = 2
 _FORMAT_KEY, _LEASE_KEY = "ledger_format", "lease"
@@ -114,7 +120,10 @@ class _Reading:
 
 def _read(path: Path) -> tuple[_Reading, int, int]:
     """What counts, the offset behind the last intact line, and the size of the file."""
-    data = path.read_bytes()
+    return _take_all(path.read_bytes(), path)
+
+
+def _take_all(data: bytes, path: Path) -> tuple[_Reading, int, int]:
     reading, intact = _Reading(path), 0
     for content, end in _scan(data, path):
         reading.take(content)
@@ -131,13 +140,26 @@ def read_ledger(path: Path) -> list[TrialRecord]:
     return list(_read(path)[0].records.values())
 
 
+class Copy(Protocol):
+    """The other side of a run folder, `raysweep.storage.copy.RunCopy`; errors are `StoreError`."""
+
+    @property
+    def url(self) -> str: ...  # noqa: D102
+    def slots(self) -> Slots: ...  # noqa: D102
+    def read_ledger(self) -> bytes: ...  # noqa: D102
+    def append(self, lines: bytes) -> str: ...  # noqa: D102
+    def settle_files(self, *, ours: bool) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
 class Ledger:
     """Opened for one writer at a time; a context manager.
 
     Args:
         path: of the file; made when it does not exist. Its lease is kept beside it, in `<name without ending>.lease`.
         timeout_s: see `raysweep.engine.lease.TIMEOUT_S`.
-        tell: called with one line when there is something to wait for.
+        tell: called with one line when there is something to wait for, or something is amiss that stops nothing.
+        copy: the other side of the run folder; None where the folder is all there is.
 
     Raises:
         StoreError: another process writes to it, it cannot be opened, or an inner record is damaged.
@@ -148,12 +170,21 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, *, timeout_s: float | None = None, tell: Callable[[str], None] | None = None
+        self,
+        path: Path,
+        *,
+        timeout_s: float | None = None,
+        tell: Callable[[str], None] | None = None,
+        copy: Copy | None = None,
     ) -> None:
         self.path = path
         self.records: dict[str, TrialRecord] = {}
         self.passed_over = 0
         self.lease = Lease(path.with_suffix(".lease"), timeout_s=timeout_s, tell=tell)
+        self._tell = tell or (lambda line: None)
+        self._copy = copy
+        self._far_lease = None if copy is None else Lease(copy.slots(), timeout_s=timeout_s, tell=tell)
+        self._away = False
         self._handle = -1
         self._size = 0
         self._opened = False
@@ -165,6 +196,10 @@ class Ledger:
             raise StoreError(f"cannot write the ledger {self.path}: {error.strerror}") from error
         try:
             self.lease.acquire(after=_read(self.path)[0].lease)
+            if self._copy is not None and self._far_lease is not None:
+                there = self._copy.read_ledger()
+                self._far_lease.acquire(after=max(self.lease.number - 1, _take_all(there, self.path)[0].lease))
+                self._join(self._copy)
             self._read()
         except BaseException:
             self._close()
@@ -174,7 +209,24 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        try:
+            # Not after whoever took over has written there, and not when the user wants to leave at once.
+            if self._copy is not None and not isinstance(error, LeaseLostError | StopNow):
+                self._copy.close()
+        except FileExistsError as problem:
+            if error is None:
+                raise LeaseLostError((self._far_lease or self.lease).lost()) from problem
+        except StoreError as problem:
+            if error is None:
+                raise
+            self._tell(str(problem))
+        finally:
+            self._close()
+
+    @property
+    def number(self) -> int:
+        """Of the lease that records carry: the one held in the object store, where there is one."""
+        return self.lease.number if self._far_lease is None else self._far_lease.number
 
     def check(self) -> None:
         """Make sure that this process may still write.
@@ -183,6 +235,13 @@ class Ledger:
             LeaseLostError: another process has taken over.
         """
         self.lease.check()
+        if self._far_lease is not None:
+            try:
+                self._far_lease.check()
+            except LeaseLostError:
+                raise
+            except StoreError as error:
+                self._note_away(str(error))  # the store itself decides when the next piece is sent
 
     def append(self, record: TrialRecord) -> bool:
         """Write one record and wait until it is on disk; False when its key is recorded already.
@@ -196,19 +255,26 @@ class Ledger:
         if record.key in self.records:
             return False
         fault_point("ledger.before_append")
-        self.lease.check()
-        lines = b""
+        self.check()
+        line = _encode({**record.to_dict(), _LEASE_KEY: self.number})
+        lines = line
         if not self._opened:
             # Only now: a run that has nothing to add leaves the file as it is. The holder before us may have added a line meanwhile.
             if os.fstat(self._handle).st_size != self._size:
                 self._read()
                 if record.key in self.records:
                     return False
-            lines = _encode({_FORMAT_KEY: FORMAT, _LEASE_KEY: self.lease.number})
-        lines += _encode({**record.to_dict(), _LEASE_KEY: self.lease.number})
+            opening = _encode({_FORMAT_KEY: FORMAT, _LEASE_KEY: self.number})
+            if self._copy is not None:
+                self._open_far(self._copy, opening)
+                if record.key in self.records:
+                    return False
+            lines = opening + line
         self._write(lines)
         self._opened = True
         self.records[record.key] = record
+        if self._copy is not None:
+            self._send(self._copy, line)
         return True
 
     # ---------------------------------------------------------------- inside
@@ -222,8 +288,64 @@ class Ledger:
             raise StoreError(f"cannot read the ledger {self.path}: {error.strerror}") from error
         self.records, self.passed_over, self._size = reading.records, reading.passed_over, intact
 
-    def _write(self, lines: bytes) -> None:
+    def _join(self, copy: Copy) -> None:
+        """Bring this side and the store's to the same; the lease of both is held, nobody else writes.
+
+        Raises:
+            StoreError: the store does not answer, or the file cannot be written.
+        """
+        there = copy.read_ledger()
+        try:
+            here = self.path.read_bytes()
+            here = here[: _take_all(here, self.path)[1]]
+            ours = here.startswith(there)
+            if not ours and not there.startswith(here):
+                aside = self.path.with_name(f"{self.path.stem}.before-{self.number}{self.path.suffix}")
+                write_whole(aside, here, private=True)
+                self._tell(
+                    f"another machine has gone on with this sweep: what only this one had recorded is set aside in {aside.name}"
+                )
+            if not ours:
+                os.ftruncate(self._handle, 0)
+                self._write(there, known=0)
+        except OSError as error:
+            raise StoreError(f"cannot write the ledger {self.path}: {error.strerror}") from error
+        copy.settle_files(ours=ours)
+        if ours and len(here) > len(there):
+            self._send(copy, here[len(there) :])
+
+    def _open_far(self, copy: Copy, opening: bytes) -> None:
+        """Put this process's first line into the store. A piece that the holder before us sent after we had read them all counts."""
+        while True:
+            try:
+                self._send(copy, opening)
+                return
+            except LeaseLostError:
+                if _take_all(copy.read_ledger(), self.path)[0].lease >= self.number:
+                    raise
+            self._join(copy)
+            self._read()
+
+    def _send(self, copy: Copy, lines: bytes) -> None:
+        try:
+            problem = copy.append(lines)
+        except FileExistsError as error:
+            raise LeaseLostError((self._far_lease or self.lease).lost()) from error
+        if problem:
+            self._note_away(problem)
+        else:
+            self._away = False
+
+    def _note_away(self, problem: str) -> None:
+        """Say once that the store does not answer."""
+        if not self._away:
+            self._tell(f"{problem}; the sweep goes on, its results are kept here and sent when the store answers")
+        self._away = True
+
+    def _write(self, lines: bytes, known: int | None = None) -> None:
         """All of the bytes in one append, forced to disk; on failure the file is cut back to what it was."""
+        if known is not None:
+            self._size = known
         try:
             written = 0
             while written < len(lines):  # once, unless the disk fills up within a line: the next round then says why
@@ -247,4 +369,6 @@ class Ledger:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+        if self._far_lease is not None:
+            self._far_lease.release()
         self.lease.release()

@@ -15,6 +15,7 @@ from raysweep.engine.ledger import read_ledger
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import ConfigError, StoreError, nearest
 from raysweep.metrics.uncertainty import Resampling
+from raysweep.storage.place import fetched
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.text import plain
 
@@ -84,7 +85,7 @@ def protocol_in(run: Mapping[str, Any]) -> Protocolled:
 
 
 def find_run(name: str | None, runs: Path) -> Path:
-    """The run folder that is meant.
+    """The run folder that is meant, with everything in it that its place has.
 
     Args:
         name: a run folder, or the start of a folder's name or of a sweep's key under `runs`, of several runs of one space the newest;
@@ -93,6 +94,7 @@ def find_run(name: str | None, runs: Path) -> Path:
 
     Raises:
         ConfigError: none fits, or several of different spaces do; says which there are.
+        StoreError: its place does not answer.
     """
     folders = sorted(path.parent for path in runs.glob("*/sweep.json")) if runs.is_dir() else []
     if name is None:
@@ -100,17 +102,17 @@ def find_run(name: str | None, runs: Path) -> Path:
             raise ConfigError(
                 f"no run in {runs}: run a sweep first (python -m raysweep tune blur), or name a run folder"
             )
-        return max(folders, key=_touched)
+        return fetched(max(folders, key=_touched))
     path = Path(name).expanduser()
     if (path / "sweep.json").is_file():
-        return path
+        return fetched(path)
     word = name.rstrip("/")
     exact = [folder for folder in folders if folder.name == word]
     fitting = exact or [
         folder for folder in folders if folder.name.startswith(word) or folder.name.rpartition("-")[2].startswith(word)
     ]
     if fitting and len({folder.name.rpartition("-")[0] for folder in fitting}) == 1:
-        return max(fitting, key=_touched)
+        return fetched(max(fitting, key=_touched))
     names = [folder.name for folder in folders]
     shown = ", ".join(plain(item, 80) for item in names[:20]) or "none"
     if fitting:

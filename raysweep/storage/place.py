@@ -1,0 +1,126 @@
+"""Places of runs: a folder, or an address of an object store with a folder of this machine that mirrors it.
+
+The rest of raysweep works on folders. A mirror carries a note of where it belongs (`.place.json`), so that whoever is handed one of its run
+folders can find the other side: `remote_of`. What lies there is fetched on demand, `refresh` for the list of runs, `fetched` for a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+from raysweep.engine.cache import local_cache
+from raysweep.engine.lease import is_held_here
+from raysweep.errors import StoreError
+from raysweep.storage.copy import RunCopy
+from raysweep.storage.files import write_whole
+from raysweep.storage.objects import Objects, is_url
+
+__all__ = ["fetched", "open_place", "place_name", "remote_of", "run_copy"]
+
+NOTE = ".place.json"
+SETTINGS, LEASE = "sweep.json", "ledger.lease"
+
+
+def open_place(name: str) -> Path:
+    """The folder of runs; for an address the mirror on this machine, with the list of runs brought up to date.
+
+    Args:
+        name: a path, or `s3://bucket/prefix`, `gs://...`, `az://...`.
+
+    Raises:
+        ConfigError: an address that cannot be used.
+        StoreError: the object store does not answer, or the mirror cannot be written.
+    """
+    if not is_url(name):
+        return Path(name).expanduser()
+    objects = Objects.open(name)
+    word = re.sub(r"[^A-Za-z0-9]+", "-", objects.url.partition("://")[2]).strip("-")[:60]
+    mirror = local_cache() / "mirrors" / f"{word}-{hashlib.sha256(objects.url.encode()).hexdigest()[:8]}"
+    try:
+        mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(mirror / NOTE, json.dumps({"url": objects.url}), private=True)
+    except OSError as error:
+        raise StoreError(
+            f"{mirror}: the copy of {objects.url} on this machine cannot be written ({error.strerror})"
+        ) from error
+    refresh(mirror, objects)
+    return mirror
+
+
+def place_name(runs: Path) -> str:
+    """How the user names a folder of runs: its address, or the path itself."""
+    objects = remote_of(runs)
+    return str(runs) if objects is None else objects.url
+
+
+def remote_of(runs: Path) -> Objects | None:
+    """The object store that a folder of runs mirrors, None for a folder that is all there is.
+
+    Raises:
+        StoreError: the note cannot be read.
+        ConfigError: see `Objects.open`.
+    """
+    path = runs / NOTE
+    if not path.is_file():
+        return None
+    try:
+        url = str(json.loads(path.read_text(encoding="utf-8"))["url"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: cannot be read; remove the folder, everything in it lies in its store") from error
+    return Objects.open(url)
+
+
+def run_copy(folder: Path) -> RunCopy | None:
+    """The other side of a run folder, None where there is none.
+
+    Raises:
+        StoreError, ConfigError: of `remote_of`.
+    """
+    objects = remote_of(folder.parent)
+    return None if objects is None else RunCopy(folder, objects.at(folder.name))
+
+
+def fetched(folder: Path) -> Path:
+    """The run folder with everything in it that lies in its object store; as it is, where there is none.
+
+    Raises:
+        StoreError: the store does not answer, or the folder cannot be written.
+    """
+    copy = run_copy(folder)
+    if copy is not None and not is_held_here(folder / LEASE):
+        copy.fetch_all()
+    return folder
+
+
+def refresh(mirror: Path, objects: Objects) -> None:
+    """Settings and ledger of every run of the store, so that runs are found, listed and gone on with.
+
+    Raises:
+        StoreError: the store does not answer, or the mirror cannot be written.
+    """
+    for name in objects.folders():
+        if Path(name).name != name or name.startswith("."):
+            continue  # not ours: no run is called that
+        folder, run = mirror / name, objects.at(name)
+        try:
+            newest = run.look(SETTINGS)
+            settings = folder / SETTINGS
+            if newest is None or (settings.is_file() and _same_time(settings, newest.modified_at)):
+                continue
+            if is_held_here(folder / LEASE):
+                continue  # a sweep of this machine writes there: what it has is newer
+            folder.mkdir(exist_ok=True, mode=0o700)
+            run.fetch(SETTINGS, settings)
+            # Runs are ordered by when they were written to last.
+            os.utime(settings, (newest.modified_at, newest.modified_at))
+            RunCopy(folder, run).fetch_ledger()
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _same_time(path: Path, modified_at: float) -> bool:
+    return abs(path.stat().st_mtime - modified_at) < 0.5
