@@ -45,6 +45,7 @@ from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
 from raysweep.search.scheduler import Halving
 from raysweep.search.space import Arm, Space, canonical_hash
+from raysweep.storage.place import run_copy
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
 from raysweep.tracking.standing import standing
@@ -161,7 +162,7 @@ def tune(
             _make_folder(folder)
             info = replace(info, key=key, run_folder=folder, **_about(faces))
             view.update(info)
-            with Ledger(folder / "ledger.jsonl", tell=view.note) as ledger:
+            with Ledger(folder / "ledger.jsonl", tell=view.note, copy=run_copy(folder)) as ledger:
                 settings = {"identity": identity.to_dict(), "fresh": choice.fresh, **_settings(config, basis)}
                 sink = parts.sink_of(default_tracking_uri(runs, tracking_uri), info)
                 driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy, parts)
