@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def open_faces(
     data: str | None,
     kind: str | None,
     models: str | None,
-    workers: int,
+    workers: int | Callable[[], int],
     need_privacy: bool = True,
     found: tuple[Source, Zoo] | None = None,
 ) -> Faces:
@@ -104,7 +104,7 @@ def open_faces(
         run: settings.
         view: told of the progress.
         data, kind, models: as on the command line.
-        workers: actors per pool.
+        workers: actors per pool, or what tells (it may start Ray; asked only when there is something to prepare).
         need_privacy: False lets a data set without identities pass: privacy is then undefined.
         found: what `find_faces` found, when it was asked already.
 
@@ -129,7 +129,7 @@ def open_faces(
     )
     store = ReferenceStore.at(shards, frame, zoo)
     if not store.exists():
-        _prepare(run.engine, shards, zoo, frame, store, workers, view)
+        _prepare(run.engine, shards, zoo, frame, store, workers() if callable(workers) else workers, view)
     references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run), need_privacy=need_privacy)
     return Faces(source, store, references, zoo)
 

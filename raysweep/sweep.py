@@ -8,15 +8,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from raysweep.engine.lease import LeaseLostError
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, WorkerOf, default_workers, trial_worker
 from raysweep.engine.record import TrialRecord, TrialTask
-from raysweep.engine.runs import choose_run, folder_name, write_settings
+from raysweep.engine.runs import choose_run, folder_name, sweep_file, write_settings
 from raysweep.engine.session import cpu_share
 from raysweep.engine.states import StateStore
 from raysweep.engine.trial import run_trial
@@ -141,16 +143,14 @@ def tune(
         choice = choose_run(runs, space.name, identity, fresh=fresh, resume=resume)
         if choice.note:
             view.note(choice.note)
-        view.note("starting Ray" if run.engine == "ray" else "working in this process")
-        with session(run, address):
-            workers = run.workers or default_workers(*cores_and_gpus(run.engine))
+        with _Workplace(run, address, view) as place:
             faces = open_faces(
                 run,
                 view,
                 data=config.data,
                 kind=config.kind,
                 models=config.models,
-                workers=workers,
+                workers=place.workers,
                 need_privacy=need_privacy,
                 found=found,
             )
@@ -166,19 +166,22 @@ def tune(
                 settings = {"identity": identity.to_dict(), "fresh": choice.fresh, **_settings(config, basis)}
                 sink = parts.sink_of(default_tracking_uri(runs, tracking_uri), info)
                 driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy, parts)
-                driver.write_settings()
-                try:
-                    driver.run(folder, workers)
-                except (LeaseLostError, StopNow):
-                    raise  # whoever took over reports as well; and at once is at once
-                except BaseException as error:
-                    if ledger.records:
-                        view.note("stopping: sending what is finished to MLflow")
-                        sink.finish(
-                            tuple(ledger.records.values()),
-                            "FAILED" if isinstance(error, SweepStoppedError) else "KILLED",
-                        )
-                    raise
+                if driver.serve_finished():
+                    view.note("finished before: nothing is run again")
+                else:
+                    driver.write_settings()
+                    try:
+                        driver.run(folder, place.workers())
+                    except (LeaseLostError, StopNow):
+                        raise  # whoever took over reports as well; and at once is at once
+                    except BaseException as error:
+                        if ledger.records:
+                            view.note("stopping: sending what is finished to MLflow")
+                            sink.finish(
+                                tuple(ledger.records.values()),
+                                "FAILED" if isinstance(error, SweepStoppedError) else "KILLED",
+                            )
+                        raise
                 fault_point("sweep.before_finish")
                 records = tuple(ledger.records.values())
                 view.note("writing the report")
@@ -186,6 +189,32 @@ def tune(
                 fault_point("sweep.after_finish")
                 driver.write_settings(state="finished")
     return SweepResult(driver.info, records, delivery)
+
+
+class _Workplace:
+    """The Ray session of a sweep, started when somebody first asks how many workers there are: a finished sweep needs none."""
+
+    def __init__(self, run: RunSettings, address: str | None, view: LiveView) -> None:
+        self._run, self._address, self._view = run, address, view
+        self._stack = ExitStack()
+        self._workers = 0
+
+    def __enter__(self) -> _Workplace:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def workers(self) -> int:
+        """How many workers the sweep has."""
+        if not self._workers:
+            self._view.note("starting Ray" if self._run.engine == "ray" else "working in this process")
+            self._stack.enter_context(session(self._run, self._address))
+            self._workers = self._run.workers or default_workers(*cores_and_gpus(self._run.engine))
+        return self._workers
 
 
 class _Driver:
@@ -234,6 +263,34 @@ class _Driver:
         (self.info.run_folder / "space.yaml").write_text(redacted(self._config.space.text), encoding="utf-8")
         write_settings(self.info.run_folder, content)
 
+    def serve_finished(self) -> bool:
+        """Show and send what is recorded, when there is nothing left to run; False when there is, or when something of it is damaged."""
+        records = list(self._ledger.records.values())
+        finished = sum(not record.control for record in records) >= self.info.trials
+        controls = {key for key, *_ in self._wanted_controls()}
+        if not finished or not controls <= set(self._ledger.records):
+            return False
+        try:
+            stored = json.loads(sweep_file(self.info.run_folder).read_text(encoding="utf-8"))
+            clear = SweepInfo.from_dict(stored["info"], self.info.run_folder).clear
+            common = str(stored["common_evidence"])
+            self._evidence.read(COMMON, common)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
+            return False
+        if stored.get("state") != "finished":
+            return False
+        self.info, self._common_evidence = replace(self.info, clear=clear), common
+        self._view.update(self.info)
+        self._sink.info = self.info
+        self._serve(records)
+        return True
+
+    def _serve(self, records: Sequence[TrialRecord]) -> None:
+        self._sink.start()
+        for record in records:
+            self._view.trial(record, served=True)
+            self._sink.trial(record)
+
     def run(self, folder: Path, workers: int) -> None:
         run, space = self._config.run, self._config.space
         plan = self._plan(workers)
@@ -243,11 +300,8 @@ class _Driver:
             self._sink.info = self.info
             self._common_evidence = self._keep_common(pool)
             self.write_settings()
-            self._sink.start()
             known = list(self._ledger.records.values())
-            for record in known:
-                self._view.trial(record, served=True)
-                self._sink.trial(record)
+            self._serve(known)
             proposer = Proposer(
                 space,
                 sampler=run.sampler,
@@ -412,8 +466,8 @@ class _Driver:
             extras=protocol_of(self._config.run).extras,
         )
 
-    def _controls(self, pool: Pool, chunks: Sequence[IntArray], fidelity: Mapping[str, int]) -> None:
-        """Rows that show the ends of the scale: the clear face, nothing at all, and a generator that has learned nothing."""
+    def _wanted_controls(self) -> Iterator[tuple[str, str, str, dict[str, Value]]]:
+        """Key, what it is for, anonymizer and setting of each control."""
         from raysweep.anonymizers.registry import get_anonymizer
 
         wanted: list[tuple[str, str, dict[str, Value]]] = [("identity", "identity", {}), ("blackout", "blackout", {})]
@@ -423,7 +477,11 @@ class _Driver:
                 wanted.append(("untrained", arm.anonymizer, untrained_setting(arm)))
         for control, name, given in wanted:
             setting = dict(get_anonymizer(name, allow_file=True)(**given).setting)
-            key = "control-" + self.key_of(name, setting)
+            yield "control-" + self.key_of(name, setting), control, name, setting
+
+    def _controls(self, pool: Pool, chunks: Sequence[IntArray], fidelity: Mapping[str, int]) -> None:
+        """Rows that show the ends of the scale: the clear face, nothing at all, and a generator that has learned nothing."""
+        for key, control, name, setting in self._wanted_controls():
             if key not in self._ledger.records and not self._stopping.is_set():
                 task = TrialTask(
                     key, -1, name, setting, self._config.run.seed, control, protocol_of(self._config.run).extras
