@@ -154,8 +154,12 @@ def _runs() -> Finding:
     from pathlib import Path
 
     from raysweep.engine.lease import store_problems
+    from raysweep.storage.objects import is_url
 
-    root = Path(os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser().absolute()
+    given = os.environ.get("RAYSWEEP_RUNS", "runs")
+    if is_url(given):
+        return _objects("runs", given)
+    root = Path(given).expanduser().absolute()
     existing = root
     while not existing.is_dir():
         existing = existing.parent
@@ -164,4 +168,24 @@ def _runs() -> Finding:
         return Finding("runs", "wrong", f"{root}: {'; '.join(wrong)}", "set RAYSWEEP_RUNS to a folder on another disk")
     return Finding(
         "runs", "note" if notes else "ok", f"{root}: {'; '.join(notes) or 'appends, renames and locks hold'}"
+    )
+
+
+def _objects(name: str, url: str) -> Finding:
+    """A place in an object store."""
+    from raysweep.errors import ConfigError
+    from raysweep.storage.check import object_problems
+    from raysweep.storage.objects import Objects
+
+    try:
+        objects = Objects.open(url)
+    except ConfigError as error:
+        return Finding(name, "wrong", str(error), "cluster/storage.md says what an address needs")
+    wrong, notes = object_problems(objects)
+    if wrong:
+        return Finding(
+            name, "wrong", f"{objects.url}: {'; '.join(wrong)}", "mend that, or name another place: cluster/storage.md"
+        )
+    return Finding(
+        name, "note" if notes else "ok", f"{objects.url}: {'; '.join(notes) or 'conditional writes and listings hold'}"
     )

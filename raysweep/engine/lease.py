@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 import threading
 import time
@@ -29,7 +30,17 @@ from raysweep.engine.faults import fault_point
 from raysweep.errors import StoreError
 from raysweep.storage.files import sync_folder
 
-__all__ = ["BEAT_S", "TIMEOUT_S", "FileSlots", "Lease", "LeaseLostError", "Slots", "is_held_here", "store_problems"]
+__all__ = [
+    "BEAT_S",
+    "TIMEOUT_S",
+    "FileSlots",
+    "Lease",
+    "LeaseLostError",
+    "Slots",
+    "is_held_here",
+    "refuse_bad_folder",
+    "store_problems",
+]
 
 BEAT_S = 2.0
 """Between two signs of life."""
@@ -38,6 +49,9 @@ TIMEOUT_S = 30.0
 LOOK_S = 0.25
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 BYTES = 256
+CLOCK_S = 60.0
+FULL_BYTES, TIGHT_BYTES = 16 << 20, 1 << 30
+"""A sweep without generators writes some hundred kB a trial."""
 
 
 class LeaseLostError(StoreError):
@@ -421,9 +435,34 @@ def store_problems(folder: Path) -> tuple[list[str], list[str]]:
             _try_append(place, wrong)
             _try_lock(place, notes)
             sync_folder(place)
+            _look_at_clock(place, notes)
     except OSError as error:
         wrong.append(f"cannot be written ({error.strerror})")
+    free = shutil.disk_usage(folder).free
+    if free < FULL_BYTES:
+        wrong.append(f"only {free >> 20} MB are free")
+    elif free < TIGHT_BYTES:
+        notes.append(f"{free >> 20} MB free: a sweep with generators may need more")
     return wrong, notes
+
+
+def refuse_bad_folder(folder: Path) -> None:
+    """Before a sweep begins.
+
+    Args:
+        folder: of runs, or where it will be made.
+
+    Raises:
+        StoreError: names what the place does not keep, and what to do.
+    """
+    existing = folder.absolute()
+    while not existing.is_dir() and existing != existing.parent:
+        existing = existing.parent
+    wrong, _ = store_problems(existing)
+    if wrong:
+        raise StoreError(
+            f"runs cannot be kept in {folder}: {'; '.join(wrong)}. Name another place with --runs; `python -m raysweep doctor` tries a place"
+        )
 
 
 def _try_exclusive(place: Path, wrong: list[str]) -> None:
@@ -463,6 +502,16 @@ def _try_append(place: Path, wrong: list[str]) -> None:
             os.close(handle)
     if path.read_bytes() != b"a\nb\nc\n":
         wrong.append("what two processes append overwrites each other")
+
+
+def _look_at_clock(place: Path, notes: list[str]) -> None:
+    path = place / "clock"
+    path.touch()
+    ahead = path.stat().st_mtime - time.time()
+    if abs(ahead) > CLOCK_S:
+        notes.append(
+            f"its clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's: set the clock, or runs are sorted wrongly"
+        )
 
 
 def _try_lock(place: Path, notes: list[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from raysweep.engine.faults import fault_point
 from raysweep.errors import ConfigError, StoreError, nearest
 from raysweep.storage.files import Moments, write_whole
+from raysweep.storage.place import refuse_bad_place
 
 __all__ = ["Choice", "Identity", "choose_run", "differences", "folder_name", "sweep_file", "write_settings"]
 
@@ -101,7 +102,9 @@ def choose_run(runs: Path, space: str, identity: Identity, *, fresh: bool = Fals
     Raises:
         ConfigError: the run that was meant was made by other code, weights or libraries (or, with `resume`, asks something else); the
             message lists every difference. Or there is no such run.
+        StoreError: the place does not keep what a ledger builds on.
     """
+    refuse_bad_place(runs)
     if fresh and resume is not None:
         raise ConfigError("--fresh starts a new run and --resume goes on with an old one: give one of them")
     earlier = _earlier_runs(runs, space)

@@ -13,13 +13,14 @@ import re
 from pathlib import Path
 
 from raysweep.engine.cache import local_cache
-from raysweep.engine.lease import is_held_here
+from raysweep.engine.lease import is_held_here, refuse_bad_folder
 from raysweep.errors import StoreError
+from raysweep.storage.check import refuse_bad_store
 from raysweep.storage.copy import RunCopy
 from raysweep.storage.files import write_whole
 from raysweep.storage.objects import Objects, is_url
 
-__all__ = ["fetched", "open_place", "place_name", "remote_of", "run_copy"]
+__all__ = ["fetched", "open_place", "refuse_bad_place", "remote_of", "run_copy"]
 
 NOTE = ".place.json"
 SETTINGS, LEASE = "sweep.json", "ledger.lease"
@@ -51,10 +52,16 @@ def open_place(name: str) -> Path:
     return mirror
 
 
-def place_name(runs: Path) -> str:
-    """How the user names a folder of runs: its address, or the path itself."""
+def refuse_bad_place(runs: Path) -> None:
+    """Before a sweep begins: try whether the place keeps what the ledger builds on.
+
+    Raises:
+        StoreError: it does not; names what, and what to do.
+    """
+    refuse_bad_folder(runs)
     objects = remote_of(runs)
-    return str(runs) if objects is None else objects.url
+    if objects is not None:
+        refuse_bad_store(objects)
 
 
 def remote_of(runs: Path) -> Objects | None:
