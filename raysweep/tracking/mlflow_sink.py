@@ -30,10 +30,10 @@ from raysweep.errors import StoreError
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.note import sweep_note, trial_note
-from raysweep.tracking.preset import front_url, preset_view, view_url
+from raysweep.tracking.preset import front_url, preset_views, view_url
 from raysweep.tracking.report import write_report
-from raysweep.tracking.standing import standing, trace
-from raysweep.tracking.text import entity_key, plain, redact, setting_text, tag_value, with_interval, worst_attacker
+from raysweep.tracking.standing import setting_words, standing, trace
+from raysweep.tracking.text import entity_key, plain, redact, tag_value, with_interval, worst_attacker
 
 __all__ = ["Delivery", "MlflowSink", "default_tracking_uri", "quiet_mlflow", "sqlite_path"]
 
@@ -325,6 +325,8 @@ class MlflowSink:
         params = {
             "sweep": info.name, "dataset": info.dataset, "anonymizer": info.anonymizer, "sampler": info.sampler, "seed": info.seed,
             **{f"fidelity.{key}": value for key, value in info.fidelity.items()},
+            # As parameters: they never change, and as metrics their bars would stand above the trace of the sweep.
+            **{key: with_interval(value, 3) for key, value in info.clear.items()},
         }  # fmt: skip
         tags: dict[str, object] = {
             "synthetic": str(info.synthetic).lower(),
@@ -337,16 +339,19 @@ class MlflowSink:
             **{f"model.{model.role or 'other'}.{model.name}": f"licence {model.licence or 'not known'}, sha256 {model.sha256 or 'not known'}"
                for model in info.models},
         }  # fmt: skip
-        metrics, reasons = _metrics(info.clear, int(run.info.start_time), bounds=False)
+        reasons = {
+            f"{value.status}.{key}": value.reason or "no reason given"
+            for key, value in info.clear.items()
+            if not value.ok
+        }
         self._log(
             self._parent_id,
-            # Parameters cannot be changed and a metric logged twice draws a vertical line: add only what is missing.
-            metrics=[metric for metric in metrics if metric.key not in run.data.metrics],
+            # Parameters cannot be changed: add only what is missing.
             params={key: value for key, value in params.items() if entity_key(key) not in run.data.params},
             tags={**tags, **reasons},
         )
         self._set_note(sweep_note((), info))
-        self._set_view(())
+        self._set_views(())
 
     def _find_children(self) -> dict[str, _Child]:
         children: dict[str, _Child] = {}
@@ -468,6 +473,12 @@ class MlflowSink:
             for point in points
             for name, value in (("hypervolume", point.hypervolume), ("front_size", float(point.front_size)))
         ]
+        best = state.knee
+        if best is not None and points:
+            series += [
+                Metric(f"knee_{name}", best.metrics[name].value, round(1000 * points[-1].ended_at), points[-1].step)
+                for name in ("privacy", "utility")
+            ]
         self._log(self._parent_id, metrics=series, tags=_knee_tags(records, self.info))
         if points:
             self._last_step = points[-1].step
@@ -479,7 +490,7 @@ class MlflowSink:
             self._progress_at = time.monotonic()
         table = [{"path": "attackers.json", "type": "table"}]
         self._client.set_tag(self._parent_id, "mlflow.loggedArtifacts", json.dumps(table))
-        self._set_view(tuple(self._records.values()))
+        self._set_views(tuple(self._records.values()))
         self._client.set_tag(
             self._parent_id, "state", {"FINISHED": "complete", "FAILED": "failed"}.get(status, "interrupted")
         )
@@ -488,9 +499,9 @@ class MlflowSink:
     def _set_note(self, note: str) -> None:
         self._client.set_tag(self._parent_id, NOTE, note)
 
-    def _set_view(self, records: Sequence[TrialRecord]) -> None:
-        key, value = preset_view(records, self.info, round(1000 * time.time()))
-        self._client.set_experiment_tag(self._experiment_id, key, value)
+    def _set_views(self, records: Sequence[TrialRecord]) -> None:
+        for key, value in preset_views(records, self.info, round(1000 * time.time())).items():
+            self._client.set_experiment_tag(self._experiment_id, key, value)
 
     def _missing(self, records: Iterable[TrialRecord]) -> str:
         keys = {record.key for record in records} - self._sent - self._already
@@ -508,7 +519,7 @@ class _Child:
 
 
 # ------------------------------------------------------------------ translation
-def _metrics(values: Mapping[str, MetricValue], stamp_ms: int, bounds: bool = True) -> tuple[list[Any], dict[str, str]]:
+def _metrics(values: Mapping[str, MetricValue], stamp_ms: int) -> tuple[list[Any], dict[str, str]]:
     """Numbers as metrics with their interval; what is not a number as a tag that says why."""
     from mlflow.entities import Metric
 
@@ -524,7 +535,7 @@ def _metrics(values: Mapping[str, MetricValue], stamp_ms: int, bounds: bool = Tr
             continue
         metrics.append(Metric(key, float(value.value), stamp_ms, 0))
         for end, bound in (("lo", value.lo), ("hi", value.hi)):
-            if bounds and math.isfinite(bound):
+            if math.isfinite(bound):
                 metrics.append(Metric(f"{key}_{end}", float(bound), stamp_ms, 0))
     return metrics, tags
 
@@ -555,7 +566,7 @@ def _knee_tags(records: Sequence[TrialRecord], info: SweepInfo) -> dict[str, obj
         "knee.trial": f"#{best.number}",
         "knee.privacy": with_interval(best.metrics["privacy"], 3),
         "knee.utility": with_interval(best.metrics["utility"], 3),
-        "knee.setting": setting_text(best.setting, 1000),
+        "knee.setting": setting_words(best, info, 1000),
         "knee.worst_attacker": worst_attacker(best.attackers),
     }
 

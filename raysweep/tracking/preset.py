@@ -1,4 +1,4 @@
-"""A ready-made view of one sweep's trials in the MLflow UI, and the links to it.
+"""Ready-made views of sweeps and their trials in the MLflow UI, and the links to them.
 
 MLflow keeps shared views of its runs page as experiment tags, and does not document them: the shape below was read from
 MLflow 3.17. Where another version does not understand it, the page opens with its own defaults; front.html on the parent
@@ -11,7 +11,7 @@ import base64
 import json
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -20,46 +20,65 @@ from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.standing import standing, varying
 from raysweep.tracking.text import entity_key, plain, redact
 
-__all__ = ["front_url", "preset_view", "view_url"]
+__all__ = ["front_table_url", "front_url", "preset_views", "sweeps_url", "view_url"]
 
 MAX_AXES = 6
+FRONT = "-front"
+SWEEPS = "raysweep-sweeps"
 WORKFLOW = "workflowType=machine_learning"
 """Opens the side of the UI for training runs, not the one for language models."""
 
 
-def preset_view(records: Sequence[TrialRecord], info: SweepInfo, now_ms: int) -> tuple[str, str]:
-    """Experiment tag (key, value) of a view with the trials of this sweep: scatter P x U, parallel coordinates, hypervolume.
+def preset_views(records: Sequence[TrialRecord], info: SweepInfo, now_ms: int) -> dict[str, str]:
+    """Experiment tags (key -> value) of three views, as they stand in the menu "Views" of the runs page.
+
+    - the trials of this sweep as charts: scatter P x U and parallel coordinates;
+    - its front as a table, most private first, with the parameters that vary;
+    - all sweeps of the experiment with hypervolume, number of points and knee.
 
     Args:
         records: trials so far, they tell which parameters vary; may be empty.
         info: of the sweep.
         now_ms: wall clock, milliseconds since the epoch.
     """
-    state = {
-        **_defaults(),
+    mine = f"tags.`raysweep.sweep_key` = '{entity_key(info.key)}'"
+    parameters = [f"params.`{entity_key(name)}`" for name in _axes(records, info)]
+    scores = ["metrics.`privacy`", "metrics.`utility`"]
+    charts = {
         # A filter alone hides child runs behind their folded parent; sorting by a metric unfolds them.
-        "searchFilter": f"tags.`raysweep.sweep_key` = '{entity_key(info.key)}' and tags.`raysweep.kind` = 'trial'",
+        "searchFilter": f"{mine} and tags.`raysweep.kind` = 'trial'",
         "orderByKey": "metrics.`utility`",
-        "orderByAsc": False,
-        "runsHiddenMode": "SHOWALL",
-        "selectedColumns": [
-            "metrics.`privacy`",
-            "metrics.`utility`",
-            "tags.`pareto`",
-            "tags.`state`",
-            "tags.`raysweep.worst_attacker`",
-            *(f"params.`{entity_key(name)}`" for name in _axes(records, info)),
-        ],
+        "selectedColumns": [*scores, "tags.`pareto`", "tags.`state`", "tags.`raysweep.worst_attacker`", *parameters],
         **_charts(records, info),
     }
-    packed = base64.b64encode(zlib.compress(json.dumps(state, separators=(",", ":")).encode())).decode("ascii")
-    value = {
-        "name": plain(f"Pareto front of {info.name} {info.key}", 120),
-        "createdAt": now_ms,
-        "updatedAt": now_ms,
-        "state": f"deflate;{packed}",
+    front = {
+        "searchFilter": f"{mine} and tags.`pareto` = 'true'",
+        "orderByKey": "metrics.`privacy`",
+        "selectedColumns": [*scores, "tags.`raysweep.worst_attacker`", *parameters],
     }
-    return f"mlflow.sharedViewState.{_view_key(info)}", json.dumps(value, separators=(",", ":"))
+    sweeps = {
+        "searchFilter": "tags.`raysweep.kind` = 'sweep'",
+        "orderByKey": "metrics.`hypervolume`",
+        "selectedColumns": [
+            *("metrics.`hypervolume`", "metrics.`front_size`", "metrics.`knee_privacy`", "metrics.`knee_utility`"),
+            *("tags.`knee.setting`", "params.`anonymizer`", "attributes.`Created`"),
+        ],
+    }
+    name = plain(f"{info.name} {info.key}", 80)
+    return dict(
+        (
+            _view(_view_key(info), f"Charts of {name}", charts, now_ms),
+            _view(_view_key(info) + FRONT, f"Pareto front of {name}", front, now_ms),
+            _view(SWEEPS, "All sweeps: hypervolume, points, knee", sweeps, now_ms),
+        )
+    )
+
+
+def _view(key: str, name: str, state: Mapping[str, Any], now_ms: int) -> tuple[str, str]:
+    whole = {**_defaults(), "orderByAsc": False, "runsHiddenMode": "SHOWALL", **state}
+    packed = base64.b64encode(zlib.compress(json.dumps(whole, separators=(",", ":")).encode())).decode("ascii")
+    value = {"name": plain(name, 120), "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{packed}"}
+    return f"mlflow.sharedViewState.{key}", json.dumps(value, separators=(",", ":"))
 
 
 def front_url(tracking_uri: str, experiment_id: str, run_id: str, host: str = "127.0.0.1", port: int = 5000) -> str:
@@ -68,8 +87,24 @@ def front_url(tracking_uri: str, experiment_id: str, run_id: str, host: str = "1
 
 
 def view_url(tracking_uri: str, experiment_id: str, view_key: str, host: str = "127.0.0.1", port: int = 5000) -> str:
-    """Link to the preset view; `view_key` is the sweep's key."""
-    query = f"viewStateShareKey={quote(_view_key(view_key))}&compareRunsMode=CHART&{WORKFLOW}"
+    """Link to the charts of a sweep; `view_key` is the sweep's key."""
+    return _link(tracking_uri, experiment_id, _view_key(view_key), "CHART", host, port)
+
+
+def front_table_url(
+    tracking_uri: str, experiment_id: str, view_key: str, host: str = "127.0.0.1", port: int = 5000
+) -> str:
+    """Link to the front of a sweep as a table."""
+    return _link(tracking_uri, experiment_id, _view_key(view_key) + FRONT, "TABLE", host, port)
+
+
+def sweeps_url(tracking_uri: str, experiment_id: str, host: str = "127.0.0.1", port: int = 5000) -> str:
+    """Link to all sweeps of an experiment, side by side."""
+    return _link(tracking_uri, experiment_id, SWEEPS, "TABLE", host, port)
+
+
+def _link(tracking_uri: str, experiment_id: str, key: str, mode: str, host: str, port: int) -> str:
+    query = f"viewStateShareKey={quote(key)}&compareRunsMode={mode}&{WORKFLOW}"
     return f"{_base(tracking_uri, host, port)}/#/experiments/{quote(experiment_id)}/runs?{query}"
 
 

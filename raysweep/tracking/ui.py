@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from raysweep.errors import StoreError
 from raysweep.tracking.mlflow_sink import quiet_mlflow, sqlite_path
-from raysweep.tracking.preset import front_url, view_url
+from raysweep.tracking.preset import front_table_url, front_url, sweeps_url, view_url
 from raysweep.tracking.text import plain, redact
 
 __all__ = ["free_port", "newest_sweep", "serve_ui", "sweep_links"]
@@ -94,6 +94,8 @@ def sweep_links(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) ->
     return [
         f"newest sweep, {name}: {front_url(tracking_uri, experiment_id, run_id, host, port)}",
         f"its trials as charts: {view_url(tracking_uri, experiment_id, key, host, port)}",
+        f"its front as a table: {front_table_url(tracking_uri, experiment_id, key, host, port)}",
+        f"all sweeps on these faces: {sweeps_url(tracking_uri, experiment_id, host, port)}",
     ]
 
 

@@ -78,7 +78,7 @@ def test_a_sweep_in_mlflow(runs: Path) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "ganonymization 3f2a91c0"
     assert parent.data.params["seed"] == "7"
-    assert parent.data.metrics["clear/rank1/small_a"] == 0.97
+    assert parent.data.params["clear/rank1/small_a"] == "0.970 [0.950, 0.990]"
     assert parent.data.tags["knee.trial"] == f"#{state.knee.number}"
     assert "Synthetic faces" in parent.data.tags["mlflow.note.content"]
     assert "**knee**" in parent.data.tags["mlflow.note.content"]
@@ -138,10 +138,21 @@ def test_preset_view_names_what_was_logged(runs: Path) -> None:
     MlflowSink(uri, info).finish(fake.sweep(6), "FINISHED")
     (parent,), children = runs_of(uri)
     tags = client(uri).get_experiment(parent.info.experiment_id).tags
-    (value,) = [value for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")]
-    assert len(value) <= 5000
-    view = json.loads(value)
-    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    views = {key.removeprefix("mlflow.sharedViewState."): value for key, value in tags.items() if "ViewState" in key}
+    assert all(len(value) <= 5000 for value in views.values())
+    states = {
+        key: json.loads(zlib.decompress(base64.b64decode(json.loads(value)["state"].removeprefix("deflate;"))))
+        for key, value in views.items()
+    }
+    key = f"raysweep-{info.key}"
+    assert set(states) == {key, f"{key}-front", "raysweep-sweeps"}
+    on_front = client(uri).search_runs([parent.info.experiment_id], states[f"{key}-front"]["searchFilter"])
+    assert {run.data.tags["raysweep.trial_key"] for run in on_front} == standing(fake.sweep(6), info).front_keys
+    (sweep,) = client(uri).search_runs([parent.info.experiment_id], states["raysweep-sweeps"]["searchFilter"])
+    shown = states["raysweep-sweeps"]["selectedColumns"]
+    assert {f"metrics.`{name}`" for name in ("hypervolume", "front_size", "knee_privacy", "knee_utility")} <= set(shown)
+    assert {"hypervolume", "front_size", "knee_privacy", "knee_utility"} <= set(sweep.data.metrics)
+    state = states[key]
     found = client(uri).search_runs([parent.info.experiment_id], state["searchFilter"])
     assert len(found) == 8, "six trials, one failed, one undefined; no control, no parent"
     scatter, parallel = state["compareRunCharts"]
@@ -168,7 +179,7 @@ def test_resume_sends_only_what_is_missing(runs: Path) -> None:
     assert len(children) == len(records)
     volumes = client(uri).get_metric_history(parents[0].info.run_id, "hypervolume")
     assert [point.step for point in volumes] == list(range(1, 21)), "no step twice"
-    assert len(client(uri).get_metric_history(parents[0].info.run_id, "clear/rank1/small_a")) == 1
+    assert len(client(uri).get_metric_history(parents[0].info.run_id, "knee_privacy")) == 2, "once each time"
     front = standing(records, info).front_keys
     assert {key for key, run in children.items() if run.data.tags["pareto"] == "true"} == front
 
