@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raysweep.bench.goals import BENCHES
+from raysweep.bench.stubs import Kernel, StubWorker
+from raysweep.bench.sweeps import NoTracker, Run, stub_sweep
 from raysweep.cli import main
 
 
@@ -35,3 +38,32 @@ def test_every_measurement_yields_its_ratios(
 def test_wrong_names_are_told_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--only", "R4,R77"]) == 2
     assert "--only R77" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_starts_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command again serves what is recorded; with more to do, or with damage, workers start again."""
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
+    started: list[int] = []
+    real = StubWorker.__init__
+
+    def counted(self: StubWorker, *given: Any, **named: Any) -> None:
+        started.append(1)
+        real(self, *given, **named)
+
+    monkeypatch.setattr(StubWorker, "__init__", counted)
+
+    def sweep(trials: int) -> Run:
+        return stub_sweep(tmp_path / "runs", trials, Kernel(), sink_of=NoTracker)
+
+    first, again = sweep(3), sweep(3)
+    assert len(started) == 1
+    assert again.result.records == first.result.records
+    assert len(first.result.records) == 6  # three controls
+    more = sweep(4)
+    assert len(started) == 2
+    assert more.result.records[:6] == first.result.records
+    common = next((tmp_path / "runs").glob("*/scores/common.npz"))
+    common.write_bytes(b"damaged")
+    assert sweep(4).result.records == more.result.records
+    assert len(started) == 3
