@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep.attackers.registry import plugin_of
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.data.source import Source
 from raysweep.engine.runs import Identity
+from raysweep.errors import ConfigError
 from raysweep.faces import Faces, frame_of, generator_weights, shares_of
 from raysweep.models.teachers import teacher_entries
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol
 from raysweep.preprocess.tools import tool_names
 from raysweep.redaction import redacted, redacted_all
+
+if TYPE_CHECKING:
+    from raysweep.anonymizers.base import Anonymizer
 
 __all__ = [
     "anonymizer_digest",
@@ -80,12 +85,31 @@ def code_digest() -> str:
 
 
 def anonymizer_digest(name: str) -> str:
-    """Hash of the file (or the package) that an anonymizer comes from: a plug-in's code decides results too."""
+    """Hash of the file that an anonymizer comes from: a plug-in's code decides results too.
+
+    A class that was written in a notebook has no file: its own methods and parameters are hashed, not what they call.
+
+    Raises:
+        ConfigError: neither file nor source is at hand.
+    """
     from raysweep.anonymizers.registry import get_anonymizer
 
-    module = sys.modules[get_anonymizer(name, allow_file=True).__module__]
-    file = Path(str(module.__file__))
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    cls = get_anonymizer(name, allow_file=True)
+    file = getattr(sys.modules[cls.__module__], "__file__", None)
+    content = Path(file).read_bytes() if file else _typed_source(cls).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _typed_source(cls: type[Anonymizer]) -> str:
+    """Source of the methods of a class that lives in no file, and its parameters."""
+    try:
+        methods = [inspect.getsource(item) for item in vars(cls).values() if inspect.isfunction(item)]
+    except OSError as error:
+        raise ConfigError(
+            f"the source of anonymizer {cls.name!r} cannot be read, so that its results could not be told from those of another "
+            "version: write the class into a file, and name it as file:PATH.py:CLASS"
+        ) from error
+    return "\n".join([*methods, repr(dict(cls.parameters))])
 
 
 def protocol_of(run: RunSettings) -> Protocol:
