@@ -68,6 +68,12 @@ class RunSettings(BaseModel):
     workers: int | None = Field(
         None, ge=1, le=4096, description="workers in the pool; unset: one per GPU, else per core"
     )
+    gpus: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="GPUs of a cluster to wait for, which start their machines where these start on demand; unset: those that are there",
+    )
     measure_batch: int = Field(128, ge=1, le=65536, description="faces per forward pass of the measuring networks")
     budget: float | None = Field(None, gt=0, description="seconds after which no new trial starts, e.g. 10m")
     trial_timeout: float | None = Field(

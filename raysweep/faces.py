@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,14 +160,36 @@ def prepare(
     address: str | None = None,
 ) -> Faces:
     """Prepare a data set and stop there; arguments as in `open_faces` and `tune`."""
-    with session(run, address):
+    with session(run, address, view.note):
         workers = run.workers or default_workers(*cores_and_gpus(run.engine))
         return open_faces(run, view, data=data, kind=kind, models=models, workers=workers, need_privacy=False)
 
 
-def session(run: RunSettings, address: str | None) -> AbstractContextManager[Any]:
-    """A Ray session where the engine needs one."""
-    return start_ray(cpus=os.cpu_count() or 1, address=address) if run.engine == "ray" else nullcontext()
+@contextmanager
+def session(run: RunSettings, address: str | None, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """A Ray session where the engine needs one; in a cluster with the machines that are asked for, all of them fit to work.
+
+    Args:
+        run: settings.
+        address: of a running cluster; None for a local Ray.
+        tell: called with one line when there is something to wait for.
+
+    Raises:
+        ConfigError: machines that were asked for do not come, or some cannot work; says which and why.
+        SessionError: Ray cannot be started or reached.
+    """
+    if run.gpus is not None and (run.engine != "ray" or address is None):
+        raise ConfigError(f"gpus={run.gpus} waits for machines of a cluster: give its --address, or leave it out")
+    if run.engine != "ray":
+        yield
+        return
+    with start_ray(cpus=os.cpu_count() or 1, address=address):
+        if address is not None:
+            from raysweep.engine.machines import check_machines, wait_for
+
+            wait_for(run.gpus, run.workers, tell)
+            check_machines([cache_root()])
+        yield
 
 
 def cores_and_gpus(engine: str) -> tuple[int, int]:

@@ -212,7 +212,7 @@ class _Workplace:
         """How many workers the sweep has."""
         if not self._workers:
             self._view.note("starting Ray" if self._run.engine == "ray" else "working in this process")
-            self._stack.enter_context(session(self._run, self._address))
+            self._stack.enter_context(session(self._run, self._address, self._view.note))
             self._workers = self._run.workers or default_workers(*cores_and_gpus(self._run.engine))
         return self._workers
 
