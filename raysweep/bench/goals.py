@@ -73,6 +73,10 @@ GOALS: dict[str, Goal] = {
     "R5": Goal("what a trial more costs beside its kernels / the same of a plain Tune trial with reuse", 0.25, 0.25),
     "R8": Goal("a finished sweep again / its first run", 0.02, 0.05),
     "R13": Goal("ask and tell at trial 1,000 / a trial", 0.01, 0.05),
+    "R19 anonymize": Goal("memory of `anonymize` at 10 times the data / at once", 1.10, 1.25),
+    "R19 prepare": Goal("memory of `prepare` at 10 times the data / at once", 1.10, 1.25),
+    "many time": Goal("a trial late in a long sweep / an early one", 1.20, 1.50),
+    "many memory": Goal("MB that each trial leaves behind", 0.05, 0.2),
     "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
 }
 
@@ -81,7 +85,9 @@ BENCHES: dict[str, Bench] = {
     "R4": Bench("overhead:overhead", ("R4 pool", "R4 Tune", "R5"), "2 min"),
     "R8": Bench("rerun:rerun", ("R8",), "1 min"),
     "R13": Bench("asking:asking", ("R13",), "20 s"),
+    "R19": Bench("memory:memory", ("R19 anonymize", "R19 prepare"), "4 min; --faces 5000: 40 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
+    "many": Bench("many:many", ("many time", "many memory"), "2 min"),
 }
 
 ALSO = {"R5": "R4"}
