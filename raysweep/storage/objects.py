@@ -28,6 +28,8 @@ __all__ = ["Found", "Objects", "UnreachableError", "is_url"]
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+"""Where the machines of clouds learn their role: asked when the environment holds no credentials."""
 RETRIES = 3
 RETRY_S, REQUEST_S, CONNECT_S = 20, 60, 5
 PAGE = 1000
@@ -259,6 +261,11 @@ class Objects:
         except BaseError as error:
             if "NoSuchBucket" in str(error):
                 raise StoreError(f"{where} cannot be {done}: there is no such bucket; make it first") from error
+            if any(host in str(error) for host in METADATA):
+                raise UnreachableError(
+                    f"{where} cannot be {done}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// "
+                    "GOOGLE_APPLICATION_CREDENTIALS), or give the machine a role"
+                ) from error
             raise UnreachableError(f"{where} cannot be {done}: {_first_line(error)}") from error
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from types import FrameType
@@ -18,11 +18,12 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from raysweep.errors import StoreError
+from raysweep.redaction import redacted
 from raysweep.tracking.mlflow_sink import quiet_mlflow, sqlite_path
 from raysweep.tracking.preset import front_table_url, front_url, sweeps_url, view_url
 from raysweep.tracking.text import plain, redact
 
-__all__ = ["free_port", "newest_sweep", "serve_ui", "sweep_links"]
+__all__ = ["free_port", "newest_sweep", "run_server", "say_line", "serve_ui", "sweep_links"]
 
 START_TIMEOUT_S = 180.0
 """The server imports all of MLflow in several processes: up to half a minute on a busy machine."""
@@ -46,7 +47,7 @@ def serve_ui(
     Raises:
         StoreError: there is no store, no free port, or the server does not start.
     """
-    say = say or _say
+    say = say or say_line
     if urlsplit(tracking_uri).scheme in ("http", "https"):
         say(f"the store is a server: {plain(redact(tracking_uri), 200)}")
         for line in sweep_links(tracking_uri, host, port):
@@ -58,23 +59,58 @@ def serve_ui(
             f"no MLflow store at {path}: run a sweep first (python -m raysweep tune blur), or name a store with MLFLOW_TRACKING_URI"
         )
     chosen = free_port(host, port)
+    return run_server(
+        _command(host, chosen),
+        _environment(tracking_uri),
+        host,
+        port,
+        chosen,
+        say=say,
+        links=lambda: sweep_links(tracking_uri, host, chosen),
+    )
+
+
+def run_server(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    host: str,
+    port: int,
+    chosen: int,
+    *,
+    say: Callable[[str], None],
+    links: Callable[[], Sequence[str]],
+) -> int:
+    """Run an MLflow server until it is interrupted.
+
+    Args:
+        command, environment: what is started; secrets belong into the environment.
+        host, port, chosen: where it listens: what was asked for, and the port that was free.
+        say: takes each line for the person.
+        links: asked for once, while the server starts.
+
+    Returns:
+        Process exit code.
+
+    Raises:
+        StoreError: it does not start, or ends by itself.
+    """
     if chosen != port:
         say(f"port {port} is taken, using {chosen}")
     say("starting the MLflow UI (some seconds) ...")
     with tempfile.TemporaryFile() as output, _terminate_as_interrupt():
         process = subprocess.Popen(  # noqa: S603
-            _command(host, chosen),
-            env=_environment(tracking_uri),
+            command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            links = sweep_links(tracking_uri, host, chosen)
+            lines = links()
             _wait_until_up(process, host, chosen, output)
             say(f"MLflow UI: http://{host}:{chosen}  (Ctrl-C ends it)")
-            for line in links:
+            for line in lines:
                 say(line)
             code = process.wait()
             raise StoreError(f"the MLflow UI ended with code {code}{_last_words(output)}")
@@ -169,7 +205,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], host: str, port: int, outpu
 def _last_words(output: IO[bytes], lines: int = 12) -> str:
     output.seek(0)
     text = output.read()[-20_000:].decode("utf-8", "replace").strip().splitlines()[-lines:]
-    return ":\n" + "\n".join(plain(line, 400) for line in text) if text else ""
+    return ":\n" + "\n".join(plain(redacted(line), 400) for line in text) if text else ""
 
 
 @contextmanager
@@ -200,6 +236,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _say(line: str) -> None:
+def say_line(line: str) -> None:
+    """To stdout, at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
