@@ -10,9 +10,13 @@ from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.standing import Standing, setting_words, standing
 from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
 
-__all__ = ["reading", "sweep_note", "trial_note"]
+__all__ = ["few_people", "reading", "sweep_note", "trial_note"]
 
 MAX_ROWS = 40
+FEWEST_PEOPLE = 10
+"""Below this number of evaluated people no interval is stated."""
+FEW_PEOPLE = 20
+"""Below this one intervals are wide and the front is coarse."""
 
 
 def sweep_note(records: Sequence[TrialRecord], info: SweepInfo, limit: int = 7500) -> str:
@@ -41,6 +45,27 @@ def reading(state: Standing, info: SweepInfo) -> list[str]:
         lines.append(f"Most private is trial #{private.number}: {_sentence(private)}.")
     if expressive is not knee and expressive is not private:
         lines.append(f"Most expressive is trial #{expressive.number}: {_sentence(expressive)}.")
+    return [*lines, *few_people(state, info)]
+
+
+def few_people(state: Standing, info: SweepInfo) -> list[str]:
+    """What a small number of people does to the numbers; empty when there are enough."""
+    lines = []
+    people = info.identities.get("E", 0)
+    if 0 < people < FEWEST_PEOPLE:
+        lines.append(
+            f"Only {people} people were evaluated: no interval is stated ({FEWEST_PEOPLE} are the least), and nothing can be said about rare cases."
+        )
+    elif 0 < people < FEW_PEOPLE:
+        lines.append(
+            f"{people} people were evaluated: intervals are wide; about {FEW_PEOPLE} are needed for a front that can be acted on."
+        )
+    on_e = [record for record in state.ranked if any(row.get("selected_on") == "E" for row in record.attackers)]
+    if on_e:
+        lines.append(
+            f"In {len(on_e)} of {len(state.ranked)} trials the strongest attacker was chosen on the very people it is reported on "
+            "(too few people of role S): P is somewhat pessimistic there."
+        )
     return lines
 
 

@@ -8,13 +8,11 @@ from typing import NamedTuple
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.analysis import Analysis
+from raysweep.tracking.note import few_people
 from raysweep.tracking.standing import setting_words
 from raysweep.tracking.text import plain, with_interval, worst_attacker
 
 __all__ = ["Card", "caveats", "key_figures", "verdict"]
-
-FEW_PEOPLE = 20
-"""Below this number of evaluated people, intervals are wide and the front is coarse."""
 
 
 class Card(NamedTuple):
@@ -89,21 +87,7 @@ def key_figures(found: Analysis) -> list[Card]:
 def caveats(found: Analysis) -> list[str]:
     """What limits the numbers, most serious first; empty when nothing does."""
     state, info = found.state, found.run.info
-    lines = []
-    people = info.identities.get("E", 0)
-    if 0 < people < 10:
-        lines.append(
-            f"Only {people} people were evaluated: no interval is stated, and nothing can be said about rare cases."
-        )
-    elif 0 < people < FEW_PEOPLE:
-        lines.append(
-            f"{people} people were evaluated: intervals are wide; about {FEW_PEOPLE} are needed for a front that can be acted on."
-        )
-    on_e = [record for record in state.ranked if any(row.get("selected_on") == "E" for row in record.attackers)]
-    if on_e:
-        lines.append(
-            f"In {len(on_e)} trials the strongest attacker was chosen on the very people it is reported on (too few people of role S): P is somewhat pessimistic there."
-        )
+    lines = few_people(state, info)
     failed = [record for record in state.trials if record.state == "failed"]
     if failed:
         lines.append(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fake_sweep import control, failed, record, sweep, sweep_info
 
+from raysweep.tracking.note import reading
 from raysweep.tracking.standing import searched, setting_words, standing, trace, varying
 
 INFO = sweep_info(Path("runs"))
@@ -90,3 +91,11 @@ def test_a_listed_setting_is_named_by_what_its_study_lists() -> None:
 def test_a_control_is_named_by_its_anonymizer() -> None:
     assert setting_words(control("untrained", 0.9, 0.0), INFO) == "ganonymization"
     assert setting_words(replace(control("identity", 0.0, 1.0), anonymizer="identity"), INFO) == ""
+
+
+def test_few_people_are_told_with_the_front() -> None:
+    state = standing([record(0, 0.5, 0.5)], INFO)
+    assert not [line for line in reading(state, INFO) if "people were evaluated" in line]
+    for people, said in ((3, "no interval is stated"), (12, "intervals are wide")):
+        lines = reading(state, sweep_info(Path("runs"), identities={"E": people}))
+        assert any(f"{people} people were evaluated" in line and said in line for line in lines)
