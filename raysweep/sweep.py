@@ -50,7 +50,7 @@ from raysweep.search.space import Arm, Space, canonical_hash
 from raysweep.storage.place import run_copy
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink, default_tracking_uri
-from raysweep.tracking.standing import standing
+from raysweep.tracking.running import RunningFront
 from raysweep.tracking.terminal import LiveView
 from raysweep.tracking.text import plain
 
@@ -246,6 +246,7 @@ class _Driver:
         self._evidence = EvidenceStore(info.run_folder)
         self._states = StateStore(info.run_folder)
         self._evidence_failed = False
+        self._front = RunningFront(info)
 
     def key_of(self, anonymizer: str, setting: Mapping[str, Value], repeat: int = 0) -> str:
         content = {**self._basis, "anonymizer": anonymizer, "setting": dict(setting)}
@@ -302,6 +303,8 @@ class _Driver:
             self.write_settings()
             known = list(self._ledger.records.values())
             self._serve(known)
+            for record in known:
+                self._front.add(record)
             proposer = Proposer(
                 space,
                 sampler=run.sampler,
@@ -505,7 +508,7 @@ class _Driver:
                 self._view.trial(record)
                 self._sink.trial(record)
                 if not record.control:
-                    self._sink.front(tuple(self._ledger.records.values()))
+                    self._front.add(record)
                     self._forget_states()
                 if record.state == "failed" and not record.control:
                     self._count_failures()
@@ -513,7 +516,7 @@ class _Driver:
     def _forget_states(self) -> None:
         """What trials learned is kept for the front only; those that still run are not in the ledger, and keep theirs."""
         known = self._ledger.records
-        self._states.forget(set(known) - standing(known.values(), self.info).front_keys)
+        self._states.forget(set(known) - self._front.keys)
 
     def _count_failures(self) -> None:
         trials = [record for record in self._ledger.records.values() if not record.control]

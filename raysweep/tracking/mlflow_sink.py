@@ -44,6 +44,8 @@ MAX_TAGS_PER_CALL = 90
 NOTE = "mlflow.note.content"
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
+FRONT_REST = 9.0
+"""The front is brought up to date with at most a tenth of the thread's time."""
 
 
 def default_tracking_uri(runs_root: Path, given: str | None = None) -> str:
@@ -131,6 +133,7 @@ class MlflowSink:
         self._already: set[str] = set()
         self._pending: dict[str, str] = {}
         self._front_due = False
+        self._front_at = 0.0
         self._last_step: int | None = None
         self._pause_s = FIRST_PAUSE_S
         self._report: tuple[Path, ...] = ()
@@ -159,12 +162,8 @@ class MlflowSink:
             self._thread.start()
 
     def trial(self, record: TrialRecord) -> None:
-        """Queue one finished trial or control; one that MLflow already has is not sent again."""
+        """Queue one finished trial or control; one that MLflow already has is not sent again. The front follows by itself."""
         self._queue.put(((record,), None))
-
-    def front(self, records: Sequence[TrialRecord]) -> None:
-        """Queue all records so far: the front, its tags and the hypervolume trace are brought up to date."""
-        self._queue.put((tuple(records), None))
 
     def finish(self, records: Sequence[TrialRecord], status: EndStatus = "FINISHED") -> Delivery:
         """Write the report into the run folder, send what is still missing and end the parent run.
@@ -205,7 +204,7 @@ class MlflowSink:
         retry_at = math.inf
         try:
             while status is None:
-                status = self._collect(retry_at)
+                status = self._collect(min(retry_at, self._front_at if self._front_due else math.inf))
                 if status is None and self._failing and time.monotonic() < retry_at:
                     continue
                 self._failing = not self._deliver(status)
@@ -242,8 +241,11 @@ class MlflowSink:
             if refused >= 2:  # one bad record must not block the others; two in a row are the store
                 break
         done = not any(key in self._pending for key in self._records)
-        if self._front_due or status is not None:
+        started = time.monotonic()
+        if status is not None or (self._front_due and started >= self._front_at):
             self._front_due = not self._try("front", self._send_front)
+            # It looks at all trials: in a long sweep it must not come after each of them.
+            self._front_at = time.monotonic() + FRONT_REST * (time.monotonic() - started)
             done &= not self._front_due
         if status is not None:
             done &= self._try("report", partial(self._send_report, status))

@@ -14,7 +14,7 @@ from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.text import plain, setting_text
 
-__all__ = ["Standing", "TracePoint", "searched", "setting_words", "standing", "trace", "varying"]
+__all__ = ["Standing", "TracePoint", "may_stand", "searched", "setting_words", "standing", "trace", "varying"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def standing(records: Iterable[TrialRecord], info: SweepInfo) -> Standing:
     """Sort out the records of a sweep; with several of one key the last one counts."""
     latest = sorted({record.key: record for record in records}.values(), key=lambda record: (record.number, record.key))
     trials = tuple(record for record in latest if not record.control)
-    ranked = tuple(record for record in trials if _counts(record, info))
+    ranked = tuple(record for record in trials if may_stand(record, info))
     front: tuple[TrialRecord, ...] = ()
     best: TrialRecord | None = None
     volume = 0.0
@@ -114,7 +114,7 @@ def trace(records: Iterable[TrialRecord], info: SweepInfo) -> list[TracePoint]:
     points = np.zeros((0, 2))
     path = []
     for step, record in enumerate(finished, start=1):
-        if _counts(record, info):
+        if may_stand(record, info):
             # only the front so far and the new point can be on the next front
             points = np.concatenate([points, _points([record])])
             points = points[nondominated(points)]
@@ -156,7 +156,8 @@ def _asked_for(name: str, record: TrialRecord, info: SweepInfo) -> bool:
     )
 
 
-def _counts(record: TrialRecord, info: SweepInfo) -> bool:
+def may_stand(record: TrialRecord, info: SweepInfo) -> bool:
+    """Whether a trial may be ranked: both objectives are known, at the full fidelity of the sweep."""
     return record.rankable and (not info.fidelity or dict(record.fidelity) == dict(info.fidelity))
 
 

@@ -20,7 +20,8 @@ from rich.text import Text
 from raysweep.engine.record import TrialRecord
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.note import reading
-from raysweep.tracking.standing import Standing, setting_words, standing, trace, varying
+from raysweep.tracking.running import RunningFront
+from raysweep.tracking.standing import Standing, setting_words, standing, varying
 from raysweep.tracking.text import duration, number, plain, setting_text, stopped_text, with_interval, worst_attacker
 
 __all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline"]
@@ -97,20 +98,37 @@ class _Progress:
     stages: dict[str, _Stage] = field(default_factory=dict)
     records: dict[str, TrialRecord] = field(default_factory=dict)
     served: set[str] = field(default_factory=set)
+    served_trials: int = 0
     running: int = 0
     first_run_at: float | None = None
 
     def elapsed_s(self) -> float:
         return self.clock() - self.began_at
 
+    def __post_init__(self) -> None:
+        self.front = RunningFront(self.info)
+
+    def add(self, record: TrialRecord, served: bool) -> None:
+        """Take a record; a second one of a key replaces the first."""
+        again = record.key in self.records
+        self.records[record.key] = record
+        if served:
+            self.served.add(record.key)
+            self.served_trials += not record.control
+        if again:
+            self.inform(self.info)
+        else:
+            self.front.add(record)
+
+    def inform(self, info: SweepInfo) -> None:
+        """Take newer facts, on which it may depend which trials count."""
+        self.info, self.front = info, RunningFront(info)
+        for record in self.records.values():
+            self.front.add(record)
+
     def counts(self) -> tuple[int, int, int]:
         """Finished, failed and served trials; controls apart."""
-        trials = [record for record in self.records.values() if not record.control]
-        return (
-            len(trials),
-            sum(record.state == "failed" for record in trials),
-            sum(record.key in self.served for record in trials),
-        )
+        return self.front.trials, self.front.failed, self.served_trials
 
     def left_s(self) -> float | None:
         """Time left at the pace of the trials run so far; None while nothing can be said."""
@@ -119,12 +137,6 @@ class _Progress:
         if not fresh or self.first_run_at is None:
             return 0.0 if self.info.trials and not missing else None
         return missing * (self.clock() - self.first_run_at) / fresh
-
-    def volumes(self) -> list[float]:
-        return [point.hypervolume for point in trace(self.records.values(), self.info)]
-
-    def standing(self) -> Standing:
-        return standing(self.records.values(), self.info)
 
 
 class LiveView:
@@ -150,7 +162,7 @@ class LiveView:
 
     def update(self, info: SweepInfo) -> None:
         """Take newer counts, clear controls, trials planned."""
-        self._state.info = info
+        self._state.inform(info)
         self._refresh()
 
     def stage(self, name: str, done: int = 0, total: int | None = None, rate: float | None = None) -> None:
@@ -179,9 +191,7 @@ class LiveView:
         state = self._state
         if not served and not record.control and state.first_run_at is None:
             state.first_run_at = state.clock() - float(record.seconds.get("wall", 0.0))
-        state.records[record.key] = record
-        if served:
-            state.served.add(record.key)
+        state.add(record, served)
         self._trial_ended(record, served)
 
     def note(self, text: str) -> None:
@@ -250,10 +260,9 @@ class LineView(LiveView):
         self._print("; ".join(filter(None, said)))
 
     def _tail(self) -> str:
-        state = self._state.standing()
-        finished, _, _ = self._state.counts()
+        front = self._state.front
         left = self._state.left_s()
-        words = f"{finished}/{self._state.info.trials or '?'} trials, front {len(state.front)}, hypervolume {state.hypervolume:.3f}"
+        words = f"{front.trials}/{self._state.info.trials or '?'} trials, front {len(front.front)}, hypervolume {front.hypervolume:.3f}"
         return words + (f", about {duration(left)} left" if left else "")
 
     def _print(self, text: str) -> None:
@@ -270,7 +279,7 @@ class PanelView(LiveView):
         super().__init__(info, console, clock)
         self._notes: deque[str] = deque(maxlen=LAST_NOTES)
         self._ended: deque[tuple[TrialRecord, bool]] = deque(maxlen=LAST_TRIALS)
-        self._cached: tuple[Standing, list[float]] = (self._state.standing(), [])
+        self._telling: list[TrialRecord] = []
         # get_renderable keeps the clock running between events.
         self._live = Live(
             console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="ellipsis"
@@ -295,7 +304,13 @@ class PanelView(LiveView):
 
     def _trial_ended(self, record: TrialRecord, served: bool) -> None:
         self._ended.append((record, served))
-        self._cached = (self._state.standing(), self._state.volumes())
+        if not record.control and self._tells_more(record):
+            self._telling.append(record)
+
+    def _tells_more(self, record: TrialRecord) -> bool:
+        """Whether other parameters vary with this trial than without it: those few trials stand for all."""
+        known = {item.anonymizer for item in self._telling}
+        return record.anonymizer not in known or _columns([*self._telling, record]) != _columns(self._telling)
 
     def render(self) -> RenderableType:
         """The panel as it is now."""
@@ -336,27 +351,27 @@ class PanelView(LiveView):
     def _summary(self) -> RenderableType:
         state = self._state
         finished, failed, served = state.counts()
-        front, volumes = self._cached
+        front = state.front
         left = state.left_s()
         line = Text.assemble(
             "trials ", (f"{finished}/{state.info.trials or '?'}", "bold"),
             f"  running {state.running}  ", (f"failed {failed}", "red" if failed else ""), f"  from ledger {served}\n",
             "front ", (str(len(front.front)), "bold"), "  hypervolume ", (f"{front.hypervolume:.3f} ", "bold"),
-            (sparkline(volumes), "blue"),
+            (sparkline(front.volumes), "blue"),
             f"\nelapsed {duration(state.elapsed_s())}",
             f"  about {duration(left)} left" if left is not None else "  time left not known yet",
         )  # fmt: skip
         return line
 
     def _last_trials(self) -> RenderableType:
-        names = _columns([record for record in self._state.records.values() if not record.control])
+        names = _columns(self._telling)
         table = Table(box=None, padding=(0, 1), expand=True, header_style="dim")
         for name in ("trial", "P", "U"):
             table.add_column(name, no_wrap=True)
         table.add_column("strongest attacker", no_wrap=True, overflow="ellipsis", ratio=2)
         table.add_column("setting", no_wrap=True, overflow="ellipsis", ratio=3)
         table.add_column("time", justify="right", no_wrap=True)
-        best = self._cached[0].front_keys
+        best = self._state.front.keys
         for record, served in reversed(self._ended):
             words = _words(record, self._state.info, names, 120)
             style = "bold" if record.key in best else ""

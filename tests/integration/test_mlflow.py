@@ -61,10 +61,7 @@ def test_a_sweep_in_mlflow(runs: Path) -> None:
     records = fake.sweep()
     sink = MlflowSink(uri, info)
     sink.start()
-    for record in records[:8]:
-        sink.trial(record)
-    sink.front(records[:8])
-    for record in records[8:]:
+    for record in records:
         sink.trial(record)
     delivery = sink.finish(records, "FINISHED")
 
