@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raysweep import sweep
@@ -13,7 +14,6 @@ from raysweep.bench.overhead import SEARCHED
 from raysweep.bench.stubs import Kernel, stub_worker
 from raysweep.config import resolve_sweep
 from raysweep.sweep import Parts, SweepResult
-from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink
 
 __all__ = ["FACES", "NoTracker", "Run", "stub_sweep"]
@@ -53,9 +53,9 @@ def stub_sweep(
     kernel: Kernel,
     *words: str,
     engine: str = "local",
-    sink_of: Callable[[str, SweepInfo], MlflowSink] = MlflowSink,
+    sink_of: Callable[..., MlflowSink] = MlflowSink,
     tracking_uri: str | None = None,
-    fresh: bool = False,
+    patience_s: float | None = None,
 ) -> Run:
     """Run a sweep of trials that only sleep.
 
@@ -67,7 +67,7 @@ def stub_sweep(
         engine: as on the command line.
         sink_of: makes the tracker.
         tracking_uri: of MLflow.
-        fresh: start anew where there is such a run.
+        patience_s: how long a tracker that makes no progress is waited for at the end; None for its default.
     """
     config = resolve_sweep(SEARCHED, [f"trials={trials}", f"engine={engine}", "steps=0", *words], data=FACES)
     started, stamp = time.perf_counter(), time.time()
@@ -76,8 +76,7 @@ def stub_sweep(
         runs=runs,
         view_of=silent_view,
         tracking_uri=tracking_uri,
-        fresh=fresh,
-        parts=Parts(stub_worker(kernel), sink_of),
+        parts=Parts(stub_worker(kernel), sink_of if patience_s is None else partial(sink_of, patience_s=patience_s)),
     )
     seconds = time.perf_counter() - started
     return Run(result, seconds, max(record.ended_at for record in result.records) - stamp)
