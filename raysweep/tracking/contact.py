@@ -32,6 +32,7 @@ __all__ = ["drawn_sheet", "identity_names", "photograph_sheet"]
 
 MAX_ROWS = 14
 MAX_SIDE = 128
+MAX_WORDS = 48
 WARNING = (
     "These are anonymized photographs of real people. Someone who knows a person may still recognise them: look at the numbers above before "
     "this page is passed on."
@@ -112,7 +113,14 @@ def _row(found: Analysis, record: TrialRecord, images: Images) -> SheetRow:
     elif record.control:
         name = f"control {plain(record.control, 40)}"
     else:
-        name = f"#{record.number} {setting_words(record, found.run.info, 120)}"
+        scores = ", ".join(
+            f"{letter} {record.metrics[key].value:.2f}"
+            for letter, key in (("P", "privacy"), ("U", "utility"))
+            if key in record.metrics and record.metrics[key].ok
+        )
+        words = setting_words(record, found.run.info, 300)
+        # A long setting stands in the table of the front; beside a face it would only be cut off.
+        name = "; ".join(filter(None, [f"#{record.number}", scores, words if len(words) <= MAX_WORDS else ""]))
     return SheetRow(name, f"{len(images)} released faces, {name}", _address(images))
 
 
