@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,18 +48,45 @@ def attribute_columns(facts: Sequence[str | None], identity: Sequence[str | None
     >>> attribute_columns(['{"gender": "f", "yaw": 3.1}', None], ["a", "b"])["gender"].tolist()
     ['f', '']
     """
-    columns: dict[str, dict[int, str]] = {}
+    columns: dict[str, _Column] = {}
     for row, text in enumerate(facts):
         for name, value in _flat(text, row).items():
             word = _word(name, value)
             if word:
-                columns.setdefault(name, {})[row] = word
+                columns.setdefault(name, _Column(len(facts))).put(row, word)
     kept = [name for name in sorted(columns) if _is_group(name, columns[name], identity)]
-    found = {}
-    for name in kept[:MAX_COLUMNS]:
-        words = [columns[name].get(row, "") for row in range(len(facts))]
-        found[name] = np.array(words, dtype=np.str_)
-    return found
+    return {name: columns[name].words() for name in kept[:MAX_COLUMNS]}
+
+
+class _Column:
+    """Words of one fact, a byte a row: a data set may have millions of rows. With too many values it keeps nothing more."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._codes = np.zeros(0, dtype=np.uint8)
+        self._known: dict[str, int] = {"": 0}
+
+    @property
+    def values(self) -> int:
+        """How many different words, counted up to one more than is of use."""
+        return len(self._known) - 1
+
+    def put(self, row: int, word: str) -> None:
+        if self.values > MAX_VALUES:
+            return
+        if not len(self._codes):
+            self._codes = np.zeros(self._rows, dtype=np.uint8)
+        self._codes[row] = self._known.setdefault(word, len(self._known))
+        if self.values > MAX_VALUES:
+            self._codes = np.zeros(0, dtype=np.uint8)
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """Row and code of each word."""
+        rows = np.flatnonzero(self._codes)
+        return zip(rows.tolist(), self._codes[rows].tolist(), strict=True)
+
+    def words(self) -> StringArray:
+        return np.array(list(self._known), dtype=np.str_)[self._codes]
 
 
 def _flat(text: str | None, row: int) -> dict[str, Any]:
@@ -99,15 +126,18 @@ def _age_band(value: object) -> str:
     return f"{lower}+" if upper is None else f"{lower}-{upper - 1}"
 
 
-def _is_group(name: str, words: Mapping[int, str], identity: Sequence[str | None]) -> bool:
-    if name.lower() in TECHNICAL or not 2 <= len(set(words.values())) <= MAX_VALUES:
+def _is_group(name: str, column: _Column, identity: Sequence[str | None]) -> bool:
+    if name.lower() in TECHNICAL or not 2 <= column.values <= MAX_VALUES:
         return False
     if name.lower() in GROUP_NAMES:
         return True
-    of_person: dict[str, str] = {}
-    for row, word in words.items():
+    of_person: dict[str, int] = {}
+    photographs = 0
+    for row, word in column.items():
         person = identity[row]
-        if person is not None and of_person.setdefault(person, word) != word:
-            return False
+        if person is not None:
+            photographs += 1
+            if of_person.setdefault(person, word) != word:
+                return False
     # With one photograph of each person everything is the same in all photographs.
-    return bool(of_person) and len(of_person) < sum(identity[row] is not None for row in words)
+    return bool(of_person) and len(of_person) < photographs
