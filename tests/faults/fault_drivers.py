@@ -76,13 +76,19 @@ class Drivers:
         assert "ready" in self._lines.get(timeout=PATIENCE_S)
 
     def start(
-        self, *words: str, runs: Path, fault: str | None = None, env: Mapping[str, str] | None = None, **stub: Any
+        self,
+        *words: str,
+        runs: Path | str | None,
+        fault: str | None = None,
+        env: Mapping[str, str] | None = None,
+        **stub: Any,
     ) -> Driver:
+        """A command line; `runs` becomes its `--runs`, None for a verb that has none."""
         self._count += 1
         output = self.home / f"driver-{self._count}.txt"
         output.touch()
         order = {
-            "argv": [*words, "--runs", str(runs)],
+            "argv": [*words, *(() if runs is None else ("--runs", str(runs)))],
             "env": dict(env or {}),
             "fault": fault,
             "stub": stub,

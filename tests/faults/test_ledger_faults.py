@@ -93,10 +93,15 @@ def test_a_full_disk_leaves_whole_records_and_the_sweep_goes_on_when_it_is_freed
 
     path = tmp_path / "ledger"
     written = 0
+
+    def fill_up(ledger: Ledger) -> None:
+        nonlocal written
+        while ledger.append(record(written)):
+            written += 1
+
     with Ledger(path) as ledger:
         with pytest.raises(StoreError, match=r"cannot write the ledger .*ledger: File too large \(\d+ bytes"):
-            while ledger.append(record(written)):
-                written += 1
+            fill_up(ledger)
         assert written > 3
         assert path.read_bytes().endswith(b"\n")
         assert len(read_ledger(path)) == written

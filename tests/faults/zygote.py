@@ -89,6 +89,7 @@ def start(order: dict[str, Any]) -> int:
 def drive(order: dict[str, Any]) -> int:
     from raysweep import cli
     from raysweep.engine import faults, lease, worker
+    from raysweep.storage import copy
 
     os.environ.update(order["env"])
     stub = order["stub"]
@@ -96,6 +97,9 @@ def drive(order: dict[str, Any]) -> int:
     worker.TrialWorker = StubWorker  # type: ignore[misc, assignment]
     lease.TIMEOUT_S = stub.get("lease_timeout_s", lease.TIMEOUT_S)
     lease.BEAT_S = stub.get("lease_beat_s", lease.BEAT_S)
+    copy.TIMEOUT_S = stub.get("lease_timeout_s", copy.TIMEOUT_S)
+    copy.BEAT_S = stub.get("lease_beat_s", copy.BEAT_S)
+    copy.LOOK_S = min(copy.LOOK_S, copy.BEAT_S)
     if not stub.get("report"):
         import raysweep.tracking.mlflow_sink as sink
 
