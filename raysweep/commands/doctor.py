@@ -8,7 +8,12 @@ EXAMPLES = ("python -m raysweep doctor",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
+    """`--address`."""
+    parser.add_argument(
+        "--address",
+        metavar="RAY",
+        help="look at this cluster as well (`auto` on its head): token, versions, shared folders",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,6 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     table = Table(box=None, pad_edge=False, show_header=False)
     findings = check_all()
+    if arguments.address is not None:
+        from raysweep.doctor_cluster import check_cluster
+
+        findings += check_cluster(arguments.address)
     marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
     for finding in findings:
         table.add_row(

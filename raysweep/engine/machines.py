@@ -19,7 +19,7 @@ from typing import Any
 
 from raysweep.errors import ConfigError
 
-__all__ = ["Facts", "ask_machines", "check_machines", "facts_here", "own_code", "problems", "wait_for"]
+__all__ = ["Facts", "ask_machines", "check_machines", "facts_here", "marked", "own_code", "problems", "wait_for"]
 
 WAIT_S = 1800.0
 """For machines that have to be rented, started and installed."""
@@ -37,6 +37,7 @@ class Facts:
         versions: of Python and Ray, and a digest of raysweep's source; empty when it did not answer.
         sees: path -> digest of a file, `folder`, or empty when it is not there.
         token: whether its Ray asks for the token.
+        telemetry: whether its Ray may send usage data.
         error: why it did not answer.
     """
 
@@ -44,6 +45,7 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
     sees: Mapping[str, str] = field(default_factory=dict)
     token: bool = True
+    telemetry: bool = False
     error: str = ""
 
 
@@ -71,7 +73,8 @@ def facts_here(paths: Sequence[str], machine: str = "") -> Facts:
 
     versions = {"python": platform.python_version(), "ray": ray.__version__, "code": own_code()}
     token = get_authentication_mode() == AuthenticationMode.TOKEN
-    return Facts(machine, versions, {path: _mark(Path(path)) for path in paths}, token)
+    telemetry = os.environ.get("RAY_USAGE_STATS_ENABLED") != "0"
+    return Facts(machine, versions, {path: _mark(Path(path)) for path in paths}, token, telemetry)
 
 
 def ask_machines(paths: Sequence[str]) -> list[Facts]:
