@@ -27,6 +27,7 @@ from raysweep.data.source import Source
 from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import face_schema
+from raysweep.storage.entries import settle_entry
 from raysweep.storage.files import sha256_of, sync_file, sync_folder, write_whole
 
 __all__ = ["MANIFEST", "Labels", "Shard", "ShardSet", "is_shard_set", "open_shards", "write_shards"]
@@ -216,6 +217,7 @@ def write_shards(
         raise DataError(f"rows_per_shard is {rows_per_shard}, at least 1 is needed")
     folder = Path(folder)
     digest = source.digest()
+    settle_entry(folder)
     try:
         with _lock(folder):
             there = _reusable(folder, source, digest, conflicts)
@@ -232,6 +234,7 @@ def write_shards(
                 shutil.rmtree(target, ignore_errors=True)
     except OSError as error:
         raise StoreError(f"{folder}: shards cannot be written ({error.strerror or error})") from error
+    settle_entry(folder)
     hold(folder, cache_root())
     return open_shards(folder)
 

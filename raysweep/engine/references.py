@@ -36,6 +36,7 @@ from raysweep.data.roles import face_table
 from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import AlignedFaces, Frame, Measurements
+from raysweep.storage.entries import settle_entry
 from raysweep.storage.files import sha256_of, sync_file, sync_folder, write_whole
 
 if TYPE_CHECKING:
@@ -157,7 +158,14 @@ class ReferenceStore:
         return self.folder.name
 
     def exists(self) -> bool:
-        """Whether it is finished and undamaged as far as a quick look tells; a damaged one counts as not there, and is made again."""
+        """Whether it is finished and undamaged as far as a quick look tells; a damaged one counts as not there, and is made again.
+
+        One that lies in the object store of the cache only is copied here first.
+
+        Raises:
+            StoreError: that store does not answer.
+        """
+        settle_entry(self.folder)
         if not (self.folder / MANIFEST).is_file():
             return False
         try:
@@ -223,6 +231,8 @@ class ReferenceStore:
             StoreError: not there, or not what its manifest says.
             DataError, ConfigError: of `face_table`.
         """
+        if not (self.folder / MANIFEST).is_file():
+            settle_entry(self.folder)  # a worker on another machine than the one that prepared
         hold(self.folder, cache_root())
         manifest = self.manifest()
         count, models = int(manifest["rows"]), manifest["models"]
@@ -298,6 +308,7 @@ class ReferenceStore:
                     sync_folder(parent)
             finally:
                 shutil.rmtree(target, ignore_errors=True)
+        settle_entry(self.folder)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

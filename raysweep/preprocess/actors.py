@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from raysweep.preprocess.measure import measure_columns
 from raysweep.preprocess.rows import KILLED, Columns, Recipe, Tools, crop_rows, problem_rows
 from raysweep.preprocess.tools import open_tools
 from raysweep.schema import Frame
+from raysweep.storage.entries import settle_entry
 
 if TYPE_CHECKING:
     from raysweep.models.base import Embedder, ExpressionModel
@@ -30,10 +32,13 @@ def read_slice(path: str, start: int, rows: int) -> list[dict[str, Any]]:
 
     Raises:
         DataError: the file cannot be read there.
+        StoreError: the object store of the cache does not answer.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not Path(path).exists():
+        settle_entry(Path(path).parent)  # another machine wrote the shards: they lie in the object store of the cache
     found: list[dict[str, Any]] = []
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
