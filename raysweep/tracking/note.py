@@ -54,7 +54,8 @@ def few_people(state: Standing, info: SweepInfo) -> list[str]:
     people = info.identities.get("E", 0)
     if 0 < people < FEWEST_PEOPLE:
         lines.append(
-            f"Only {people} people were evaluated: no interval is stated ({FEWEST_PEOPLE} are the least), and nothing can be said about rare cases."
+            f"Only {people} people were evaluated: no interval is stated (that takes {FEWEST_PEOPLE}, or 15 people in all), and nothing can be said "
+            "about rare cases."
         )
     elif 0 < people < FEW_PEOPLE:
         lines.append(

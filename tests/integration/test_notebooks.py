@@ -13,7 +13,7 @@ pytest.importorskip("ipykernel")
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PICTURES = {"quickstart": 3, "reading_a_front": 3, "own_anonymizer": 2, "cluster": 2}
-LIMIT_S = 280
+LIMIT_S = 580
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 20)]
 
