@@ -438,7 +438,7 @@ class _Driver:
 
     @contextmanager
     def _watch(self, pool: Any) -> Iterator[None]:
-        """Tell the live view how many faces a second the pool measures."""
+        """Tell the live view how many faces a second the pool measures, and when workers go and come back."""
         if not isinstance(pool, RayPool):
             yield
             return
@@ -446,10 +446,15 @@ class _Driver:
         client = pool.client()
 
         def watch() -> None:
-            started = time.monotonic()
+            started, serving = time.monotonic(), client.size
             while not stop.wait(2.0):
                 faces = client.faces()
                 self._view.stage("measuring", faces, None, faces / (time.monotonic() - started))
+                before, serving = serving, client.serving()
+                if serving < before:
+                    self._view.note(f"{client.size - serving} of {client.size} workers are gone; the others go on")
+                elif serving > before:
+                    self._view.note(f"{serving} of {client.size} workers serve again")
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()

@@ -160,6 +160,17 @@ def test_the_cluster_asks_for_the_token_and_shows_nothing_to_the_network(lab: La
     listening = head.run("ss", "-ltnH").text.split("\n")
     dashboard = [line for line in listening if ":8265 " in line]
     assert all("127.0.0.1:8265" in line for line in dashboard)
+    told = on_head(lab, cluster, "python -m raysweep doctor --address auto").text
+    for words in ("2 machines, 2 CPUs", "every machine asks for it", "off on every machine", "seen by every machine"):
+        assert words in told, told[-3000:]
+
+
+def test_a_cache_that_is_not_shared_is_told_before_anything_starts(lab: Lab, cluster: Path) -> None:
+    done = on_head(lab, cluster, f"RAYSWEEP_CACHE=~/alone {SWEEP} --address auto --runs /mnt/raysweep/none")
+    assert done.code != 0
+    assert "the machines of the cluster are not alike" in done.text
+    assert f"{lab.addresses[1]} does not see" in done.text
+    assert not list(lab.shared.glob("none/*/ledger.jsonl"))
 
 
 def working_hosts(lab: Lab) -> list[str]:
@@ -212,6 +223,7 @@ def test_a_sweep_survives_the_loss_of_a_host(lab: Lab, cluster: Path, tmp_path: 
             lost = True
     assert sweep.wait() == 0, "".join(lines)[-3000:]
     assert lost, "".join(lines)[-3000:]
+    assert any("1 of 2 workers are gone" in line for line in lines), "".join(lines)[-3000:]
     seconds["2 hosts, 1 lost"] = time.monotonic() - started
     assert_equal(expected, records(lab.shared / "lost"))
     for name, value in seconds.items():
