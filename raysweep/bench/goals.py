@@ -87,6 +87,7 @@ GOALS: dict[str, Goal] = {
     "R13": Goal("ask and tell at trial 1,000 / a trial", 0.01, 0.05),
     "R19 anonymize": Goal("memory of `anonymize` at 10 times the data / at once", 1.10, 1.25),
     "R19 prepare": Goal("memory of `prepare` at 10 times the data / at once", 1.10, 1.25),
+    "sweep": Goal("a whole sweep / a plain script in one process that scores the same settings", 1.0, 1.2),
     "many time": Goal("a trial late in a long sweep / an early one", 1.20, 1.50),
     "many memory": Goal("MB that each trial leaves behind", 0.05, 0.2),
     "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
@@ -102,6 +103,7 @@ BENCHES: dict[str, Bench] = {
     "R13": Bench("asking:asking", ("R13",), "20 s"),
     "R19": Bench("memory:memory", ("R19 anonymize", "R19 prepare"), "4 min; --faces 5000: 40 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
+    "sweep": Bench("against:against", ("sweep",), "30 min", asked=True),
     "many": Bench("many:many", ("many time", "many memory"), "2 min"),
 }
 
