@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,16 @@ def test_the_head_of_the_file_says_what_it_costs_and_how_to_stop_it(name: str) -
     assert not re.search(r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|aws_secret", text)
     for address in re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text):
         assert address.startswith(("192.0.2.", "127.0.0.1")), address
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_is_bash_as_ray_wraps_it(name: str) -> None:
+    """In brackets and on one line: a comment in it would swallow the bracket."""
+    commands = [each for key, value in loaded(name).items() if key.endswith("_commands") for each in value]
+    assert commands
+    for command in commands:
+        checked = subprocess.run(["bash", "-n", "-c", f"true && ({command})"], capture_output=True, text=True)
+        assert checked.returncode == 0, f"{command}: {checked.stderr}"
 
 
 def test_the_default_file_and_amazons_are_one() -> None:
