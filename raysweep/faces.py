@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Faces",
+    "check_models",
     "check_needs",
     "cores_and_gpus",
     "find_faces",
@@ -229,10 +230,23 @@ def check_needs(space: Space, faces: Faces) -> None:
         for need in sorted(get_anonymizer(arm.anonymizer, allow_file=True).needs)
         if not remedies[need][0]
     ]
-    problems += _missing_teachers(space, faces.zoo)
-    problems += _missing_weights(space, faces.zoo)
+    problems += _missing_models(space, faces.zoo)
     if problems:
         raise ConfigError(problems)
+
+
+def check_models(space: Space, zoo: Zoo) -> None:
+    """What a space needs of the weights at hand; no image is read for it.
+
+    Raises:
+        ConfigError: names each network that is not there, or does not fit the setting.
+    """
+    if problems := _missing_models(space, zoo):
+        raise ConfigError(problems)
+
+
+def _missing_models(space: Space, zoo: Zoo) -> list[str]:
+    return _missing_teachers(space, zoo) + _missing_weights(space, zoo)
 
 
 def _missing_weights(space: Space, zoo: Zoo) -> list[str]:

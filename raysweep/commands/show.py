@@ -62,6 +62,30 @@ def print_plan(config: SweepConfig) -> None:
     console.print(table)
 
 
+def print_found(config: SweepConfig) -> None:
+    """The faces and the networks that the plan would use; no image is opened.
+
+    Raises:
+        RaysweepError: they are not there, or cannot do what the space asks for.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from raysweep.faces import check_models, find_faces
+    from raysweep.provenance import protocol_of
+    from raysweep.tracking.text import plain
+
+    protocol_of(config.run).make_attackers()
+    source, zoo = find_faces(config.data, config.kind, config.models)
+    check_models(config.space, zoo)
+    table = Table(title="found", title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_row("faces", f"{plain(source.name, 80)}: {len(source):,} images ({source.kind})")
+    for task in ("detector", "embedder", "expression"):
+        names = ", ".join(plain(found.entry.name, 60) for found in zoo.of(task))
+        table.add_row(task, names or "none needed")
+    Console(highlight=False).print(table)
+
+
 def describe_range(item: object) -> str:
     """A range as a person reads it."""
     from raysweep.search.parameters import Bool, Categorical, Float, Int

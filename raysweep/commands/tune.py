@@ -28,9 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the sweep and print its front."""
     config = sweep_config(arguments)
     if arguments.dry_run:
-        from raysweep.commands.show import print_plan
+        from raysweep.commands.show import print_found, print_plan
 
         print_plan(config)
+        print_found(config)
         return 0
     from rich.console import Console
 
