@@ -27,6 +27,7 @@ from raysweep.config import RunSettings, SweepConfig
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
 from raysweep.engine.faults import fault_point
 from raysweep.engine.interrupts import Interrupts, StopNow, SweepInterruptedError, SweepStoppedError
+from raysweep.engine.items import work_items
 from raysweep.engine.lease import LeaseLostError
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, WorkerOf, default_workers, trial_worker
@@ -35,7 +36,7 @@ from raysweep.engine.runs import choose_run, folder_name, sweep_file, write_sett
 from raysweep.engine.session import cpu_share
 from raysweep.engine.states import StateStore
 from raysweep.engine.trial import run_trial
-from raysweep.errors import DataError, StoreError
+from raysweep.errors import StoreError
 from raysweep.faces import Faces, check_needs, cores_and_gpus, find_faces, open_faces, session, shares_of
 from raysweep.models.zoo import Found, Zoo
 from raysweep.preprocess.tools import tool_names
@@ -55,9 +56,6 @@ from raysweep.tracking.terminal import LiveView
 from raysweep.tracking.text import plain
 
 __all__ = ["Parts", "SweepResult", "tune"]
-
-CHUNK_ROWS = 256
-"""Faces per work item: large enough to hide the call, small enough to share a trial between workers."""
 
 
 @dataclass(frozen=True)
@@ -315,10 +313,11 @@ class _Driver:
                 repeats=run.repeats,
             )
             self._proposer = proposer
-            *rungs, chunks = self._chunks()
+            ladder = Ladder(run.rungs, run.eta)
+            *rungs, chunks = work_items(self._faces.references.faces, protocol_of(run), ladder, run.seed)
             whole = [*itertools.chain.from_iterable(rungs), *chunks]
             fidelity = self._fidelity(whole)
-            halving = Halving(Ladder(run.rungs, run.eta))
+            halving = Halving(ladder)
             for record in known:
                 halving.restore(record)
             deadline = None if run.budget is None else time.monotonic() + run.budget
@@ -551,21 +550,6 @@ class _Driver:
             self._evidence_failed = True
         # The arrays are on disk now: a sweep of thousands of trials must not hold them all.
         return replace(record, notes={**record.notes, DIGEST_NOTE: note}, evidence={})
-
-    def _chunks(self) -> list[list[IntArray]]:
-        """Work items of each rung, without the rows of the rungs below it; the last one is full fidelity."""
-        from raysweep.engine.worker import scored_rows
-
-        run, table = self._config.run, self._faces.references.faces.table
-        rows = scored_rows(self._faces.references.faces, protocol_of(run))
-        if not len(rows):
-            raise DataError("no face is left to score: every identity has fewer than 3 usable images")
-        ladder = Ladder(run.rungs, run.eta)
-        evaluated = table.identity[table.rows("E")]
-        ladder.check(len(np.unique(evaluated[evaluated >= 0])))
-        reached = [rows[places] for places in ladder.rows(table.take(rows), run.seed)]
-        new = [reached[0], *(np.setdiff1d(now, before) for before, now in itertools.pairwise(reached))]
-        return [np.array_split(part, max(1, round(len(part) / CHUNK_ROWS))) for part in new]
 
     def _fidelity(self, chunks: Sequence[IntArray]) -> dict[str, int]:
         table = self._faces.references.faces.table

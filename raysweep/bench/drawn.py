@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from raysweep.config import resolve_sweep
-from raysweep.engine.worker import WorkerPlan, scored_rows
+from raysweep.engine.items import work_items
+from raysweep.engine.worker import WorkerPlan
 from raysweep.faces import Faces, open_faces
 from raysweep.provenance import protocol_of
 from raysweep.schema import IntArray
-from raysweep.sweep import CHUNK_ROWS
+from raysweep.search.fidelity import Ladder
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.terminal import LiveView, live_view
 
@@ -56,10 +56,10 @@ def drawn_faces(identities: int, images: int) -> Faces:
         )
 
 
-def worker_plan(faces: Faces, threads: int = 1) -> tuple[WorkerPlan, list[IntArray]]:
-    """What a sweep would give its workers, and its work items."""
-    run = resolve_sweep("blur", ["engine=local"]).run
-    protocol = protocol_of(run)
+def worker_plan(faces: Faces, threads: int = 1, rungs: int = 1) -> tuple[WorkerPlan, list[list[IntArray]]]:
+    """What a sweep would give its workers, and its work items by rung."""
+    run = resolve_sweep("blur", ["engine=local", f"rungs={rungs}"]).run
+    protocol, ladder = protocol_of(run), Ladder(run.rungs, run.eta)
     plan = WorkerPlan(
         references=str(faces.store.folder),
         zoo=faces.zoo,
@@ -70,6 +70,6 @@ def worker_plan(faces: Faces, threads: int = 1) -> tuple[WorkerPlan, list[IntArr
         protocol=protocol,
         batch_size=run.measure_batch,
         threads=threads,
+        ladder=ladder,
     )
-    rows = scored_rows(faces.references.faces, protocol)
-    return plan, np.array_split(rows, max(1, round(len(rows) / CHUNK_ROWS)))
+    return plan, work_items(faces.references.faces, protocol, ladder, run.seed)

@@ -78,6 +78,8 @@ GOALS: dict[str, Goal] = {
     "R6 32": Goal("the same of 32", 0.90, 0.75, at_least=True),
     "R6 64": Goal("the same of 64", 0.90, 0.75, at_least=True),
     "R8": Goal("a finished sweep again / its first run", 0.02, 0.05),
+    "R9": Goal("a trial that climbs all rungs / one run in full at once", 1.03, 1.10),
+    "R10": Goal("work of a sweep killed once a minute / left alone", 1.05, 1.15),
     "R11": Goal(
         "trials whose records are dropped / the same with ledger, checksums and evidence", 0.98, 0.95, at_least=True
     ),
@@ -91,6 +93,7 @@ GOALS: dict[str, Goal] = {
     "many time": Goal("a trial late in a long sweep / an early one", 1.20, 1.50),
     "many memory": Goal("MB that each trial leaves behind", 0.05, 0.2),
     "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
+    "R26": Goal("all workers loaded / one worker loaded alone", 1.3, 2.0),
 }
 
 BENCHES: dict[str, Bench] = {
@@ -98,11 +101,14 @@ BENCHES: dict[str, Bench] = {
     "R4": Bench("overhead:overhead", ("R4 pool", "R4 Tune", "R5"), "2 min"),
     "R6": Bench("scale:scale", tuple(f"R6 {size}" for size in (2, 4, 8, 16, 32, 64)), "4 min"),
     "R8": Bench("rerun:rerun", ("R8",), "1 min"),
+    "R9": Bench("rungs:rungs", ("R9",), "2 min"),
+    "R10": Bench("kills:kills", ("R10",), "3 min"),
     "R11": Bench("costs:record_cost", ("R11",), "3 min"),
     "R12": Bench("costs:tracker_cost", ("R12 up", "R12 down", "R12 slow"), "6 min"),
     "R13": Bench("asking:asking", ("R13",), "20 s"),
     "R19": Bench("memory:memory", ("R19 anonymize", "R19 prepare"), "4 min; --faces 5000: 40 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
+    "R26": Bench("startup:pool_start", ("R26",), "2 min"),
     "sweep": Bench("against:against", ("sweep",), "30 min", asked=True),
     "many": Bench("many:many", ("many time", "many memory"), "2 min"),
 }

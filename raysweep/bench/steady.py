@@ -53,7 +53,7 @@ def steady_rate(ended: Sequence[float], faces: Sequence[int], workers: int) -> f
 
 def _models(how: How, workers: int, gpus: int, cores: int) -> Finding:
     seconds = 2.0 if how.quick else 6.0
-    plan, chunks = worker_plan(drawn_faces(*((30, 7) if how.quick else (60, 14))), max(1, cores // workers))
+    plan, (chunks,) = worker_plan(drawn_faces(*((30, 7) if how.quick else (60, 14))), max(1, cores // workers))
     task = TrialTask("bench", 0, "blur", {"kernel_size": 31}, 0)
     rows = chunks[0]
     pool = RayPool(plan, workers, float(min(gpus, workers)), worker_of=resident_worker)

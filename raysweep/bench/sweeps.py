@@ -13,6 +13,7 @@ from raysweep.bench.drawn import silent_view
 from raysweep.bench.overhead import SEARCHED
 from raysweep.bench.stubs import Kernel, stub_worker
 from raysweep.config import resolve_sweep
+from raysweep.engine.pools import WorkerOf
 from raysweep.sweep import Parts, SweepResult
 from raysweep.tracking.mlflow_sink import Delivery, MlflowSink
 
@@ -56,6 +57,7 @@ def stub_sweep(
     sink_of: Callable[..., MlflowSink] = MlflowSink,
     tracking_uri: str | None = None,
     patience_s: float | None = None,
+    worker_of: WorkerOf | None = None,
 ) -> Run:
     """Run a sweep of trials that only sleep.
 
@@ -68,6 +70,7 @@ def stub_sweep(
         sink_of: makes the tracker.
         tracking_uri: of MLflow.
         patience_s: how long a tracker that makes no progress is waited for at the end; None for its default.
+        worker_of: makes another worker than the one that only sleeps.
     """
     config = resolve_sweep(SEARCHED, [f"trials={trials}", f"engine={engine}", "steps=0", *words], data=FACES)
     started, stamp = time.perf_counter(), time.time()
@@ -76,7 +79,9 @@ def stub_sweep(
         runs=runs,
         view_of=silent_view,
         tracking_uri=tracking_uri,
-        parts=Parts(stub_worker(kernel), sink_of if patience_s is None else partial(sink_of, patience_s=patience_s)),
+        parts=Parts(
+            worker_of or stub_worker(kernel), sink_of if patience_s is None else partial(sink_of, patience_s=patience_s)
+        ),
     )
     seconds = time.perf_counter() - started
     return Run(result, seconds, max(record.ended_at for record in result.records) - stamp)
