@@ -100,11 +100,29 @@ def _ray() -> Finding:
 
 def _mlflow() -> Finding:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http://", "https://")):
+        return _mlflow_server(uri)
     return Finding(
         "mlflow",
         "ok",
         f"{version('mlflow')}, {'store given by MLFLOW_TRACKING_URI' if uri else 'SQLite in the run folder'}",
     )
+
+
+def _mlflow_server(uri: str) -> Finding:
+    import requests
+
+    from raysweep.tracking.text import redact
+
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+        problem = "" if answer.ok else f"answers {answer.status_code} {answer.reason}"
+    except requests.RequestException as error:
+        problem = f"does not answer ({type(error).__name__})"
+    if problem:
+        fix = "start it (`python -m raysweep ui --team` there), check the tunnel, or unset MLFLOW_TRACKING_URI; sweeps run without it, and send later"
+        return Finding("mlflow", "wrong", f"{version('mlflow')}, the server {redact(uri)} {problem}", fix)
+    return Finding("mlflow", "ok", f"{version('mlflow')}, server {redact(uri)}")
 
 
 def _weights() -> Finding:
@@ -135,8 +153,12 @@ def _weights() -> Finding:
 
 
 def _cache() -> Finding:
-    from raysweep.engine.references import cache_root
+    from raysweep.engine.cache import cache_root
+    from raysweep.storage.objects import is_url
 
+    given = os.environ.get("RAYSWEEP_CACHE", "")
+    if is_url(given) and (far := _objects("cache", given)).state == "wrong":
+        return far
     root = cache_root()
     existing = root
     while not existing.exists():
@@ -146,7 +168,8 @@ def _cache() -> Finding:
         return Finding("cache", "wrong", f"{root} cannot be written", "set RAYSWEEP_CACHE to a folder of yours")
     if free < MINIMUM_FREE_GB:
         return Finding("cache", "note", f"{root}: {free:.1f} GB free", "set RAYSWEEP_CACHE to a larger disk")
-    return Finding("cache", "ok", f"{root}: {free:.0f} GB free")
+    shared = f"{given}, copied to " if is_url(given) else ""
+    return Finding("cache", "ok", f"{shared}{root}: {free:.0f} GB free")
 
 
 def _runs() -> Finding:

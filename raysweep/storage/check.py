@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from raysweep.errors import StoreError
 from raysweep.storage.objects import Objects
@@ -29,15 +30,19 @@ def object_problems(objects: Objects) -> tuple[list[str], list[str]]:
     wrong: list[str] = []
     notes: list[str] = []
     place = objects.at(f"{FOLDER}/{secrets.token_hex(6)}")
-    try:
+    steps = (partial(_try_all, place, wrong, notes), partial(_clear, place))
+    for step in steps:
         try:
-            _try_all(place, wrong, notes)
-        finally:
-            for item in place.find():
-                place.delete(item.key)
-    except StoreError as error:
-        wrong.append(str(error))
+            step()
+        except StoreError as error:
+            if not wrong:
+                wrong.append(str(error))
     return wrong, notes
+
+
+def _clear(place: Objects) -> None:
+    for item in place.find():
+        place.delete(item.key)
 
 
 def refuse_bad_store(objects: Objects) -> None:

@@ -180,10 +180,13 @@ class RunCopy:
         Raises:
             StoreError: the store does not answer, or the folder cannot be written.
         """
-        path, there = self.folder / LEDGER, self.read_ledger()
+        path = self.folder / LEDGER
         try:
             here = path.read_bytes() if path.is_file() else b""
-            if there and not here.startswith(there):
+            if sum(item.size for item in self._pieces.find()) == len(here):
+                return
+            there = self.read_ledger()
+            if not here.startswith(there):
                 write_whole(path, there, private=True)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written ({error.strerror})") from error

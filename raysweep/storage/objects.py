@@ -250,10 +250,7 @@ class Objects:
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreError(
-                f"{where} cannot be {done}: the store refuses these credentials ({_first_line(error)}). "
-                "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the machine's role) and what they may do in the bucket"
-            ) from error
+            raise _refused(where, done, error) from error
         except (NotFoundError, FileNotFoundError) as error:
             if "NoSuchBucket" in str(error):
                 raise StoreError(f"{where} cannot be {done}: there is no such bucket; make it first") from error
@@ -261,12 +258,22 @@ class Objects:
         except BaseError as error:
             if "NoSuchBucket" in str(error):
                 raise StoreError(f"{where} cannot be {done}: there is no such bucket; make it first") from error
-            if any(host in str(error) for host in METADATA):
+            without = any(host in str(error) for host in METADATA)
+            if not without and re.search(r"40[13] (?:Forbidden|Unauthorized)", str(error)):  # a listing that is refused
+                raise _refused(where, done, error) from error
+            if without:
                 raise UnreachableError(
                     f"{where} cannot be {done}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// "
                     "GOOGLE_APPLICATION_CREDENTIALS), or give the machine a role"
                 ) from error
             raise UnreachableError(f"{where} cannot be {done}: {_first_line(error)}") from error
+
+
+def _refused(where: str, done: str, error: BaseException) -> StoreError:
+    return StoreError(
+        f"{where} cannot be {done}: the store refuses these credentials ({_first_line(error)}). "
+        "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the machine's role) and what they may do in the bucket"
+    )
 
 
 def _plain_http(url: str) -> bool:

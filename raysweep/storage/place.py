@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raysweep.engine.cache import local_cache
@@ -23,6 +24,7 @@ from raysweep.storage.objects import Objects, is_url
 __all__ = ["fetched", "open_place", "refuse_bad_place", "remote_of", "run_copy"]
 
 NOTE = ".place.json"
+AT_ONCE = 8
 SETTINGS, LEASE = "sweep.json", "ledger.lease"
 
 
@@ -109,25 +111,22 @@ def refresh(mirror: Path, objects: Objects) -> None:
     Raises:
         StoreError: the store does not answer, or the mirror cannot be written.
     """
-    for name in objects.folders():
-        if Path(name).name != name or name.startswith("."):
-            continue  # not ours: no run is called that
-        folder, run = mirror / name, objects.at(name)
-        try:
-            newest = run.look(SETTINGS)
-            settings = folder / SETTINGS
-            if newest is None or (settings.is_file() and _same_time(settings, newest.modified_at)):
-                continue
-            if is_held_here(folder / LEASE):
-                continue  # a sweep of this machine writes there: what it has is newer
-            folder.mkdir(exist_ok=True, mode=0o700)
-            run.fetch(SETTINGS, settings)
-            # Runs are ordered by when they were written to last.
-            os.utime(settings, (newest.modified_at, newest.modified_at))
-            RunCopy(folder, run).fetch_ledger()
-        except OSError as error:
-            raise StoreError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    names = [name for name in objects.folders() if Path(name).name == name and not name.startswith(".")]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda name: _refresh_run(mirror / name, objects.at(name)), names))
 
 
-def _same_time(path: Path, modified_at: float) -> bool:
-    return abs(path.stat().st_mtime - modified_at) < 0.5
+def _refresh_run(folder: Path, run: Objects) -> None:
+    settings = folder / SETTINGS
+    try:
+        there, found = run.read(SETTINGS), run.look(SETTINGS)
+        if there is None or found is None or is_held_here(folder / LEASE):
+            return  # no run (yet), or a sweep of this machine writes there: what it has is newer
+        folder.mkdir(exist_ok=True, mode=0o700)
+        if not settings.is_file() or settings.read_bytes() != there:
+            write_whole(settings, there, private=True)
+        # Runs are ordered by when they were written to last.
+        os.utime(settings, (found.modified_at, found.modified_at))
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    RunCopy(folder, run).fetch_ledger()

@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +23,7 @@ from raysweep.engine import lease as lease_module
 from raysweep.engine.lease import Lease, LeaseLostError, store_problems
 from raysweep.engine.ledger import Ledger, read_ledger
 from raysweep.engine.record import TrialRecord
+from raysweep.engine.runs import Identity, choose_run
 from raysweep.errors import StoreError
 
 OLD = Path(__file__).with_name("assets") / "ledger-format-1.jsonl"
@@ -302,6 +305,17 @@ def test_a_place_that_breaks_its_promises_is_refused(tmp_path: Path, monkeypatch
         shim.setattr(os, "open", lambda path, how, *rest, **more: real_open(path, how & ~os.O_APPEND, *rest, **more))
         assert any("overwrites" in line for line in store_problems(tmp_path)[0])
     with monkeypatch.context() as shim:
+        shim.setattr(os, "listdir", lambda *_: [])  # NFS with its attribute cache: a new name is seen later
+        assert any("not visible at once" in line for line in store_problems(tmp_path)[0])
+    with monkeypatch.context() as shim:
+        shim.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+        assert store_problems(tmp_path)[0] == ["only 3 MB are free"]
+        shim.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 20))
+        assert "300 MB free" in store_problems(tmp_path)[1][0]
+    with monkeypatch.context() as shim:
+        shim.setattr(time, "time", lambda real=time.time: real() - 3600)
+        assert any("3600 s ahead of" in line for line in store_problems(tmp_path)[1])
+    with monkeypatch.context() as shim:
         shim.setattr(lease_module.os, "replace", _refuse)
         assert any("cannot replace" in line for line in store_problems(tmp_path)[0])
     with monkeypatch.context() as shim:
@@ -309,6 +323,16 @@ def test_a_place_that_breaks_its_promises_is_refused(tmp_path: Path, monkeypatch
         wrong, notes = store_problems(tmp_path)
         assert not wrong
         assert "no locks" in notes[0]
+
+
+def test_a_sweep_refuses_such_a_place_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "not" / "made" / "yet"
+    question = Identity({"seed": 0}, {})
+    assert choose_run(runs, "blur", question).fresh == 0
+    real_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, how, *rest, **more: real_open(path, how & ~os.O_EXCL, *rest, **more))
+    with pytest.raises(StoreError, match=r"runs cannot be kept in .*two processes can make the same file.*--runs"):
+        choose_run(runs, "blur", question)
 
 
 def _refuse(*_: object) -> None:
