@@ -2,7 +2,7 @@
 
     python -m raysweep.training.ciagan --out raysweep/assets
 
-draws synthetic faces, trains the small generator on them and writes `ciagan-synthetic.safetensors`; about five minutes on one core, the same
+draws synthetic faces, trains the small generator on them and writes `ciagan-synthetic.safetensors`; some twelve minutes on one core, the same
 file each time on the same machine and library versions.
 
 Losses, step counts and optimizers are those of Maximov et al., CVPR 2020, arXiv 2005.09544 and its code. Not in there, and off by default:
@@ -11,10 +11,7 @@ the reconstruction of a person who is its own target, and an expression teacher.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,13 +25,14 @@ from torch import nn
 from raysweep.anonymizers.base import Teachers
 from raysweep.anonymizers.ciagan.conditioning import CROP_FRACTION, Scene, condition, middle, one_hot, paste
 from raysweep.anonymizers.ciagan.network import Critic, Generator, Siamese, build
-from raysweep.errors import ConfigError, ModelError
+from raysweep.errors import ConfigError
 from raysweep.training.losses import (
     adversarial_loss,
     expression_feature_loss,
     expression_logit_loss,
     reconstruction_loss,
 )
+from raysweep.training.shipped import aligned_drawings, asset_path, make, read_shipped, write_shipped
 from raysweep.training.trainer import Batch, Update
 
 if TYPE_CHECKING:
@@ -57,7 +55,6 @@ __all__ = [
 ]
 
 ASSET = "ciagan-synthetic.safetensors"
-TEACHER = "synthetic-fer-teacher"
 REPORT_EVERY = 10
 CHUNK = 64
 
@@ -562,12 +559,9 @@ class SmallRecipe:
     """How the shipped generator is made: in a few minutes, and therefore not as published.
 
     So short a training teaches a critic nothing: after 600 rounds its scores of real and drawn faces were still equal. Hence neither critic nor
-    siamese network is used. What a target person looks like is learned from reproducing faces of that person, what a face expresses from the
-    teacher of the drawn faces' expressions, who never judges. And the layers that take the target in start with weights that let it through:
-    with those of the original, faces for different targets were still nearly alike after 1200 rounds.
-
-    What came of it: the skin is that of the target, the features are not there yet. It hides more than it keeps; for a useful face it needs
-    many times the rounds (`--steps`), because all of the landmarks' geometry has to pass a picture of 4 x 4.
+    siamese network is used, and no teacher. What a target person looks like, and what a face expresses, is learned from reproducing faces of
+    people who are their own target. The layers that take the target in start with weights that let it through: with those of the original,
+    faces for different targets were still nearly alike after 1200 rounds.
     """
 
     targets: int = 40
@@ -580,15 +574,13 @@ class SmallRecipe:
     residuals: int = 2
     critic_width: int = 8
     siamese_width: int = 8
-    steps: int = 1500
-    batch: int = 4
-    learning_rate: float = 1e-3
+    steps: int = 5000
+    batch: int = 8
+    learning_rate: float = 2e-3
     own: float = 0.9
     rhythm: Rhythm = field(default_factory=lambda: Rhythm(0, 0, 1))
     objective: CiaganObjective = field(
-        default_factory=lambda: CiaganObjective(
-            adversarial=0.0, identity=0.0, reconstruction=1.0, expression=0.1, expression_loss="kd_logit"
-        )
+        default_factory=lambda: CiaganObjective(adversarial=0.0, identity=0.0, reconstruction=1.0)
     )
 
 
@@ -612,68 +604,20 @@ class SmallCiagan:
         return generator
 
 
-def asset_path() -> Path:
-    """Where the shipped weights lie."""
-    return Path(__file__).resolve().parent.parent / "assets" / ASSET
-
-
 def load_small_ciagan(path: Path | None = None) -> SmallCiagan:
     """The shipped weights and how they were made.
 
     Raises:
         ModelError: missing or not ours.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = asset_path() if path is None else path
-    if not path.is_file():
-        raise ModelError(
-            f"{path.name} is missing; remake it with python -m raysweep.training.ciagan --out {path.parent.name}"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            made = json.loads(file.metadata()["made"])["recipe"]
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
-        recipe = SmallRecipe(
-            **{**made, "rhythm": Rhythm(**made["rhythm"]), "objective": CiaganObjective(**made["objective"])}
-        )
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{path.name} cannot be read: {error}; remake it with python -m raysweep.training.ciagan"
-        ) from error
-    return SmallCiagan(state, recipe)
+    made, state = read_shipped(asset_path(ASSET) if path is None else path, "raysweep.training.ciagan")
+    nested = {"rhythm": Rhythm(**made["rhythm"]), "objective": CiaganObjective(**made["objective"])}
+    return SmallCiagan(state, SmallRecipe(**{**made, **nested}))
 
 
 def draw_people(recipe: SmallRecipe) -> AlignedFaces:
-    """Synthetic faces of people who occur nowhere else, aligned to the default frame: the targets first, then the others."""
-    from raysweep.data.synthetic import SyntheticFaces
-    from raysweep.preprocess.align import similarity, transform_points, warp_crop
-    from raysweep.schema import AlignedFaces, FaceTable, Frame
-
-    frame, people = Frame(), recipe.targets + recipe.others
-    images = np.repeat([recipe.images, recipe.other_images], [recipe.targets, recipe.others])
-    identity = np.repeat(np.arange(people), images)
-    image = np.concatenate([np.arange(count) for count in images])
-    source = SyntheticFaces(identities=people, images_per_identity=recipe.images, seed=recipe.seed)
-    drawn = source.draw(identity, image)
-    matrices = similarity(drawn.points, frame.points)
-    count = len(identity)
-    return AlignedFaces(
-        table=FaceTable(
-            face_id=np.arange(count).astype(np.str_),
-            identity=identity,
-            expression=drawn.expression,
-            role=np.full(count, "G"),
-            side=np.full(count, ""),
-            identity_names=tuple(map(str, range(people))),
-        ),
-        frame=frame,
-        crop=np.stack([warp_crop(one, matrix, frame.size) for one, matrix in zip(drawn.image, matrices, strict=True)]),
-        points=transform_points(drawn.points, matrices),
-        landmarks=transform_points(drawn.landmarks, matrices),
-        mask=None,
-        synthetic=True,
-    )
+    """Synthetic faces of people who occur nowhere else: the targets first, then the others."""
+    return aligned_drawings([recipe.images] * recipe.targets + [recipe.other_images] * recipe.others, recipe.seed)
 
 
 def _let_targets_through(generator: Generator, random: torch.Generator) -> None:
@@ -684,34 +628,19 @@ def _let_targets_through(generator: Generator, random: torch.Generator) -> None:
         nn.init.kaiming_normal_(layer.weight, a=0.2, generator=random)
 
 
-def _teacher() -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """The expression teacher of the drawn faces, as `Teachers.expression`."""
-    from raysweep.models.small import load_small
-
-    network: Any = load_small(asset_path().with_name(f"{TEACHER}.safetensors"))[0].requires_grad_(False)
-
-    def teach(crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = network.features(crops * 2.0 - 1.0)
-        return network.classify(features), features
-
-    return teach
-
-
 def pretrain(recipe: SmallRecipe, report: Callable[[Mapping[str, float]], None]) -> Generator:
     """Train the generator of a recipe on the CPU."""
     random = torch.Generator().manual_seed(recipe.seed)
     generator = build(lambda: Generator(recipe.targets, recipe.size, recipe.width, recipe.residuals), random)
     _let_targets_through(generator, random)
     critic, siamese = make_networks(generator, recipe.critic_width, recipe.siamese_width, random)
-    examples = CiaganExamples.of(
-        draw_people(recipe), recipe.size, recipe.targets, rhythm=recipe.rhythm, own=recipe.own, crops=True
-    )
+    examples = CiaganExamples.of(draw_people(recipe), recipe.size, recipe.targets, rhythm=recipe.rhythm, own=recipe.own)
     trainer = CiaganTrainer(
         generator,
         critic,
         siamese,
         recipe.objective,
-        Teachers(expression=_teacher()),
+        Teachers(),
         learning_rate=recipe.learning_rate,
         steps=recipe.steps,
     )
@@ -721,40 +650,12 @@ def pretrain(recipe: SmallRecipe, report: Callable[[Mapping[str, float]], None])
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the shipped weights: `python -m raysweep.training.ciagan --out raysweep/assets`."""
-    from safetensors.torch import save_file
 
-    from raysweep.data.synthetic import DRAWING_VERSION
+    def train(steps: int, report: Callable[[Mapping[str, float]], None], folder: Path) -> Path:
+        recipe = SmallRecipe(steps=steps)
+        return write_shipped(folder / ASSET, pretrain(recipe, report).state_dict(), recipe)
 
-    parser = argparse.ArgumentParser(prog="python -m raysweep.training.ciagan", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
-    parser.add_argument("--steps", type=int, default=SmallRecipe.steps, help="rounds (default %(default)s)")
-    given = parser.parse_args(arguments)
-    recipe = SmallRecipe(steps=given.steps)
-    torch.set_num_threads(1)
-    started = time.perf_counter()
-
-    def report(numbers: Mapping[str, float]) -> None:
-        if numbers["step"] % 100 == 0 or numbers["step"] == recipe.steps:
-            terms = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if name != "step")
-            sys.stdout.write(
-                f"step {numbers['step']:.0f}/{recipe.steps}  {terms}  {time.perf_counter() - started:.0f} s\n"
-            )
-            sys.stdout.flush()
-
-    generator = pretrain(recipe, report)
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / ASSET
-    halves = {name: tensor.half().contiguous() for name, tensor in generator.state_dict().items()}
-    # One entry: safetensors writes several in no fixed order, and the file would differ each time.
-    made = {
-        "recipe": asdict(recipe),
-        "trained_on": "synthetic faces",
-        "taught_by": TEACHER,
-        "drawing_version": DRAWING_VERSION,
-    }
-    save_file(halves, path, metadata={"made": json.dumps(made)})
-    sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
-    return 0
+    return make(arguments, "raysweep.training.ciagan", main.__doc__, SmallRecipe.steps, train)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,11 @@ with some momentum.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,7 @@ from torch import nn
 from raysweep.anonymizers.deepprivacy2.conditioning import Places, face_boxes, masks, pictures, place
 from raysweep.anonymizers.deepprivacy2.network import Architecture, Block, Conv, Dense, Generator, build
 from raysweep.schema import AlignedFaces, FloatArray
+from raysweep.training.shipped import aligned_drawings, make, write_shipped
 from raysweep.training.trainer import Batch, Update
 
 __all__ = [
@@ -384,10 +382,7 @@ def trainer_of(recipe: Recipe) -> InpaintingTrainer:
 
 def pretrain(recipe: Recipe, trainer: InpaintingTrainer, report: Callable[[Mapping[str, float]], None]) -> None:
     """Train on drawn faces, on the CPU; the learning rate falls linearly to 0 over the second half."""
-    from raysweep.training.generator import Recipe as Faces
-    from raysweep.training.generator import draw_training_faces
-
-    faces = draw_training_faces(Faces(identities=recipe.identities, images=recipe.images, seed=recipe.seed))
+    faces = aligned_drawings([recipe.images] * recipe.identities, recipe.seed)
     windows = FaceWindows.of(faces, recipe.architecture)
     random = torch.Generator().manual_seed(recipe.seed)
     rounds = -(-recipe.steps * recipe.batch // len(windows))
@@ -417,46 +412,23 @@ def centres_of(w: torch.Tensor, count: int, seed: int) -> torch.Tensor:
 
 
 def write(recipe: Recipe, generator: Generator, folder: Path) -> Path:
-    """Give a trained generator its mean style and centres, and save it in half precision."""
-    from safetensors.torch import save_file
-
-    from raysweep.data.synthetic import DRAWING_VERSION
-
+    """Give a trained generator its mean style and centres, and save it."""
     w = settle(generator, torch.Generator().manual_seed(recipe.seed + 1))
     state = {**generator.state_dict(), "style_net.w_centers": centres_of(w, recipe.centres, recipe.seed % 2**31)}
-    halves = {
-        name: tensor.half().contiguous() for name, tensor in state.items() if not name.endswith("resample_filter")
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    # One entry: safetensors writes several in no fixed order, and the file would differ each time.
-    made = {"recipe": asdict(recipe), "trained_on": "synthetic faces", "drawing_version": DRAWING_VERSION}
-    save_file(halves, folder / ASSET, metadata={"made": json.dumps(made)})
-    return folder / ASSET
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith("resample_filter")}
+    return write_shipped(folder / ASSET, kept, recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the shipped weights: `python -m raysweep.training.inpainting --out raysweep/assets`."""
-    parser = argparse.ArgumentParser(prog="python -m raysweep.training.inpainting", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="updates (default %(default)s)")
-    given = parser.parse_args(arguments)
-    recipe = Recipe(steps=given.steps)
-    torch.set_num_threads(1)
-    started = time.perf_counter()
 
-    def report(numbers: Mapping[str, float]) -> None:
-        if numbers["step"] % 100 == 0 or numbers["step"] == recipe.steps:
-            terms = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if name != "step")
-            sys.stdout.write(
-                f"step {numbers['step']:.0f}/{recipe.steps}  {terms}  {time.perf_counter() - started:.0f} s\n"
-            )
-            sys.stdout.flush()
+    def train(steps: int, report: Callable[[Mapping[str, float]], None], folder: Path) -> Path:
+        recipe = Recipe(steps=steps)
+        trainer = trainer_of(recipe)
+        pretrain(recipe, trainer, report)
+        return write(recipe, trainer.averaged, folder)
 
-    trainer = trainer_of(recipe)
-    pretrain(recipe, trainer, report)
-    path = write(recipe, trainer.averaged, given.out)
-    sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
-    return 0
+    return make(arguments, "raysweep.training.inpainting", main.__doc__, Recipe.steps, train)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from raysweep.data.synthetic import DRAWING_VERSION
 from raysweep.errors import ModelError
 from raysweep.schema import AlignedFaces
 from raysweep.testing.anonymizer import example_batch
-from raysweep.training.generator import Recipe, asset_path, draw_training_faces, load_pretrained, main
+from raysweep.training.generator import ASSET, Recipe, draw_training_faces, load_pretrained, main
+from raysweep.training.shipped import asset_path
 
 CPU = torch.device("cpu")
 
@@ -39,8 +40,8 @@ def loaded(faces: AlignedFaces, **setting: str | int | float) -> GANonymization:
 
 
 def test_it_is_small_and_made_for_the_current_drawings() -> None:
-    assert asset_path().stat().st_size < 1_500_000
-    with safe_open(asset_path(), framework="pt") as file:
+    assert asset_path(ASSET).stat().st_size < 1_500_000
+    with safe_open(asset_path(ASSET), framework="pt") as file:
         made = json.loads(file.metadata()["made"])
     assert made["drawing_version"] == DRAWING_VERSION, (
         "remake it: python -m raysweep.training.generator --out raysweep/assets"
@@ -83,7 +84,7 @@ def test_no_photograph_gets_through(faces: AlignedFaces) -> None:
 def test_damaged_or_missing_weights_say_how_to_remake_them(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="remake it"):
         load_pretrained(tmp_path / "none.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes(asset_path().read_bytes()[:1000])
+    (tmp_path / "cut.safetensors").write_bytes(asset_path(ASSET).read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be read"):
         load_pretrained(tmp_path / "cut.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -103,5 +104,7 @@ def test_the_training_faces_are_aligned(faces: AlignedFaces) -> None:
 def test_the_command_gives_the_same_file_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("one", "two"):
         assert main(["--out", str(tmp_path / folder), "--steps", "3"]) == 0
-    assert (tmp_path / "one" / asset_path().name).read_bytes() == (tmp_path / "two" / asset_path().name).read_bytes()
+    assert (tmp_path / "one" / asset_path(ASSET).name).read_bytes() == (
+        tmp_path / "two" / asset_path(ASSET).name
+    ).read_bytes()
     assert "step 3/3" in capsys.readouterr().out

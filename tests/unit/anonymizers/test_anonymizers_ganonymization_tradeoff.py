@@ -17,14 +17,15 @@ from raysweep.anonymizers.base import FitContext, Teachers
 from raysweep.anonymizers.ganonymization.anonymizer import GANonymization
 from raysweep.models.small import load_small
 from raysweep.testing.anonymizer import example_batch
-from raysweep.training.generator import Recipe, asset_path, draw_training_faces
+from raysweep.training.generator import ASSET, Recipe, draw_training_faces
+from raysweep.training.shipped import asset_path
 
 CPU = torch.device("cpu")
 PEOPLE, IMAGES = 30, 14
 
 
 def shipped(name: str) -> Any:
-    return load_small(asset_path().parent / f"{name}.safetensors")[0].eval().requires_grad_(False)
+    return load_small(asset_path(ASSET).parent / f"{name}.safetensors")[0].eval().requires_grad_(False)
 
 
 def linked(embedding: torch.Tensor) -> float:

@@ -15,15 +15,16 @@ from raysweep.data.synthetic import DRAWING_VERSION
 from raysweep.models.small import load_small
 from raysweep.schema import AlignedFaces
 from raysweep.testing.anonymizer import example_batch
-from raysweep.training.ciagan import SmallRecipe, asset_path, draw_people, load_small_ciagan
+from raysweep.training.ciagan import ASSET, SmallRecipe, draw_people, load_small_ciagan
+from raysweep.training.shipped import asset_path
 
 CPU = torch.device("cpu")
 PEOPLE, IMAGES = 12, 7
 
 
 def test_it_is_small_and_made_for_the_current_drawings() -> None:
-    assert asset_path().stat().st_size <= 700_000
-    with safe_open(asset_path(), framework="pt") as file:
+    assert asset_path(ASSET).stat().st_size <= 700_000
+    with safe_open(asset_path(ASSET), framework="pt") as file:
         made = json.loads(file.metadata()["made"])
     assert made["drawing_version"] == DRAWING_VERSION, (
         "remake it: python -m raysweep.training.ciagan --out raysweep/assets"
@@ -60,7 +61,7 @@ def test_it_draws_skin_and_the_target_decides_which(faces: AlignedFaces) -> None
 
 def test_it_hides_who_it_is(faces: AlignedFaces) -> None:
     """Rank-1 of released faces among clear ones, other images of the same person being right."""
-    who: Any = load_small(asset_path().parent / "synthetic-id-a.safetensors")[0].requires_grad_(False)
+    who: Any = load_small(asset_path(ASSET).parent / "synthetic-id-a.safetensors")[0].requires_grad_(False)
     clear = example_batch(faces, CPU).image
     person = torch.arange(len(clear)) // IMAGES
     gallery = who((clear.float() - 127.5) / 127.5)
