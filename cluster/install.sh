@@ -36,5 +36,7 @@ cd "$here"
 uv sync --quiet --python 3.11 --no-dev
 # The dashboard, through which jobs are submitted, is an extra of Ray: of the same version.
 ray="$(.venv/bin/python -c 'import ray; print(ray.__version__)')"
-uv pip install --quiet --python .venv/bin/python "ray[default]==$ray" "$@"
+uv pip install --quiet --python .venv/bin/python "ray[default]==$ray"
+# Elsewhere, where the project's versions do not bind: boto3 does not take the newest python-dateutil.
+[ $# -eq 0 ] || (cd / && uv pip install --quiet --python "$here/.venv/bin/python" "$@")
 printf '%s\n' "$made_of" > .venv/made-of

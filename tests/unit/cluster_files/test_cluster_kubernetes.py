@@ -181,7 +181,7 @@ def check(content: dict[str, Any]) -> None:
     assert metadata["namespace"] == "raysweep"
     assert metadata.keys() - {"namespace"} in ({"name"}, {"generateName"})
     assert schema is not None
-    jsonschema.validate(content["spec"], schema)
+    jsonschema.Draft202012Validator(schema).validate(content["spec"])
     assert content.keys() == {"apiVersion", "kind", "metadata", "spec"}
 
 

@@ -98,7 +98,7 @@ def test_what_ray_does_not_look_into(name: str, cloud: str) -> None:
     schema, spot = {"aws": (AWS_NODE, "InstanceMarketOptions"), "gcp": (GCP_NODE, "scheduling")}[cloud]
     types = content["available_node_types"]
     for node in types.values():
-        jsonschema.validate(node["node_config"], schema)
+        jsonschema.Draft202012Validator(schema).validate(node["node_config"])
     head = types.pop(content["head_node_type"])
     assert spot not in head["node_config"]
     assert "GPU" not in head["resources"]
@@ -106,6 +106,22 @@ def test_what_ray_does_not_look_into(name: str, cloud: str) -> None:
         assert spot in worker["node_config"]
         assert (worker["min_workers"], worker["resources"]["GPU"]) == (0, 1)
     assert 0 < content["idle_timeout_minutes"] <= 15
+
+
+def test_amazons_own_description_of_its_api_takes_the_machines() -> None:
+    """Offline: the library brings the names and types of every parameter, and the machines there are."""
+    session = pytest.importorskip("botocore.session").get_session()
+    validate = pytest.importorskip("botocore.validate").ParamValidator().validate
+    service, content = session.get_service_model("ec2"), loaded("cluster.yaml")
+    machines = service.shape_for("InstanceType").enum
+    for node in content["available_node_types"].values():
+        request = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
+        report = validate(request, service.operation_model("RunInstances").input_shape)
+        assert not report.has_errors(), report.generate_report()
+        assert node["node_config"]["InstanceType"] in machines
+    rules = {"IpPermissions": content["provider"]["security_group"]["IpPermissions"]}
+    report = validate(rules, service.operation_model("AuthorizeSecurityGroupIngress").input_shape)
+    assert not report.has_errors(), report.generate_report()
 
 
 @pytest.mark.parametrize("name", NAMES)
