@@ -1,7 +1,8 @@
 """A real S3 server on the loopback address, for tests: buckets are folders, requests are those that any S3 gets.
 
-`uv pip install localbucket` (one file, no dependencies, a second) brings the server. Or `RAYSWEEP_TEST_S3=http://127.0.0.1:PORT` names one
-that runs already (Ceph's radosgw, MinIO, ...), with its AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and RAYSWEEP_TEST_BUCKET a bucket there.
+`uv pip install localbucket` (one file, no dependencies, a second) brings the server; it keeps conditional writes and checks no signatures. Or
+`RAYSWEEP_TEST_S3=http://127.0.0.1:PORT` names one that runs already and does both, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+RAYSWEEP_TEST_BUCKET (made when it is not there): `tests/ceph_s3.sh` starts Ceph's gateway in half a minute.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def s3_server(folder: Path, *, careless: bool = False) -> Iterator[S3]:
     named = os.environ.get("RAYSWEEP_TEST_S3")
     if named and not careless:
         given = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        _make_bucket(named, os.environ["RAYSWEEP_TEST_BUCKET"])
         yield S3(
             os.environ["RAYSWEEP_TEST_BUCKET"], {"AWS_ENDPOINT_URL": named, "AWS_REGION": "us-east-1", **given}, None
         )
@@ -94,6 +96,12 @@ def s3_server(folder: Path, *, careless: bool = False) -> Iterator[S3]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def _make_bucket(endpoint: str, name: str) -> None:
+    """Ours already, or new."""
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: uv sync --extra team")
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
 
 
 def _wait_for(port: int) -> None:
