@@ -249,7 +249,7 @@ def test_the_network_is_closed_but_for_what_is_named() -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kubectl_puts_the_files_together() -> None:
     """Without a cluster: `kubectl kustomize` reads everything that `kubectl apply -k` would send."""
-    done = subprocess.run(["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kinds = sorted(content["kind"] for content in yaml.safe_load_all(done.stdout))
     assert kinds == sorted(content["kind"] for content in manifests() if content["kind"] != "RayJob")
