@@ -27,8 +27,12 @@ def check_cluster(address: str) -> list[Finding]:
     from raysweep.engine.machines import ask_machines, facts_here, marked
     from raysweep.engine.session import SessionError, start_ray
     from raysweep.errors import ConfigError
+    from raysweep.storage.objects import is_url
 
-    folders = {"cache": cache_root(), "runs": Path(os.environ.get("RAYSWEEP_RUNS", "runs")).expanduser().absolute()}
+    places = {"cache": str(cache_root()), "runs": "runs"}
+    given = {name: os.environ.get(f"RAYSWEEP_{name.upper()}", place) for name, place in places.items()}
+    # What lies in an object store is copied by each machine for itself.
+    folders = {name: Path(place).expanduser().absolute() for name, place in given.items() if not is_url(place)}
     try:
         with start_ray(address=address):
             import ray

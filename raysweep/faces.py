@@ -22,6 +22,7 @@ from raysweep.models.zoo import Zoo, open_zoo
 from raysweep.schema import Frame
 from raysweep.search.parameters import Categorical, Float, Int, Value
 from raysweep.search.space import Arm, Space
+from raysweep.storage.entries import far_cache
 from raysweep.tracking.terminal import LiveView
 
 if TYPE_CHECKING:
@@ -189,7 +190,8 @@ def session(run: RunSettings, address: str | None, tell: Callable[[str], None] =
             from raysweep.engine.machines import check_machines, wait_for
 
             wait_for(run.gpus, run.workers, tell)
-            check_machines([cache_root()])
+            # What lies in an object store is copied by each machine for itself.
+            check_machines([] if far_cache() is not None else [cache_root()])
         yield
 
 
