@@ -19,6 +19,8 @@ done
 cat > ~/.raysweep-node <<END
 export PATH="$here/.venv/bin:\$PATH"
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
+# A sweep that is asked to stop ends the trials that run: let it.
+export RAY_JOB_STOP_WAIT_TIME_S=600
 export RAYSWEEP_RUNS="$shared/runs" RAYSWEEP_CACHE="$shared/cache" RAYSWEEP_MODELS="$shared/models"
 END
 touch ~/.bashrc
