@@ -16,7 +16,7 @@ import numpy as np
 from raysweep.errors import ConfigError, nearest
 from raysweep.redaction import redacted
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
-from raysweep.search.scheduler import Bias
+from raysweep.search.scheduler import Bias, ranking
 from raysweep.search.space import Arm, Space
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ STUBBORN = 10
 
 MAX_REPEATS = 50
 """How many already known settings in a row a sampler may propose before the space counts as exhausted."""
+
+
+HISTORY, REFRESH, BEST = 200, 50, 50
+"""What a sampler looks at takes time at every proposal. When it knows `HISTORY + REFRESH` trials, it goes on with `HISTORY` of them: the `BEST`
+and the newest. TPE calls at most 25 trials good, however many there are; the others only tell it where trials lie."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class Proposer:
         self._study = optuna.create_study(
             directions=["maximize", "maximize"], sampler=make_sampler(sampler, first, trials)
         )
+        self._told: list[optuna.trial.FrozenTrial] = []
         for record in sorted(known, key=lambda record: record.number):
             self._remember(record)
         for arm in self._arms:
@@ -247,14 +253,29 @@ class Proposer:
             )
         values = self._values(record)
         state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
-        self._study.add_trial(
-            optuna.create_trial(
-                state=state,
-                params=flat,
-                distributions={name: item for name, item in distributions.items() if name in flat},
-                values=values,
-            )
+        trial = optuna.create_trial(
+            state=state,
+            params=flat,
+            distributions={name: item for name, item in distributions.items() if name in flat},
+            values=values,
         )
+        self._study.add_trial(trial)
+        if values and self._sampler in FORGETFUL:
+            self._told.append(trial)
+            if len(self._told) == HISTORY + REFRESH:
+                self._thin()
+
+    def _thin(self) -> None:
+        """Go on with a study of the best and the newest trials, and of what is still to be tried first."""
+        import optuna
+
+        place = ranking([trial.values for trial in self._told])
+        rest = np.flatnonzero(place >= BEST)[BEST - HISTORY :]
+        kept = sorted({*np.flatnonzero(place < BEST).tolist(), *rest.tolist()})
+        self._told = [self._told[row] for row in kept]
+        waiting = self._study.get_trials(states=(optuna.trial.TrialState.WAITING,))
+        self._study = optuna.create_study(directions=["maximize", "maximize"], sampler=self._study.sampler)
+        self._study.add_trials([*self._told, *waiting])
 
     def _replace(self, trial: optuna.Trial | None) -> None:
         """End an asked trial so that no sampler learns from it."""
@@ -262,7 +283,9 @@ class Proposer:
 
         if trial is not None:
             trial.set_user_attr(REPLACED, True)
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            trial.study.tell(
+                trial, state=optuna.trial.TrialState.FAIL
+            )  # it may have been asked before the study was thinned
 
     def _tell(self, trial: optuna.Trial | None, record: TrialRecord | None) -> None:
         import optuna

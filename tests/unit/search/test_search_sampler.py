@@ -9,6 +9,7 @@ import pytest
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import ConfigError
 from raysweep.metrics.value import MetricValue
+from raysweep.search import sampler
 from raysweep.search.parameters import Value
 from raysweep.search.sampler import Proposal, Proposer
 from raysweep.search.space import Arm, Space, canonical_hash, find_space, load_space
@@ -135,3 +136,42 @@ def test_a_sweep_killed_at_any_trial_proposes_what_the_undisturbed_one_does(samp
     for killed_after in (1, 5, 8):
         rest = drive(make(space, 9, known=whole[:killed_after], sampler=sampler))
         assert [record.setting for record in whole] == [record.setting for record in whole[:killed_after] + rest]
+
+
+def test_a_long_search_looks_at_the_best_and_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proposal late in a long search costs what an early one does; after a resume the next ones are the same."""
+    for name, value in (("HISTORY", 12), ("REFRESH", 4), ("BEST", 3)):
+        monkeypatch.setattr(sampler, name, value)
+    space = load_space(find_space("ganonymization"))
+    proposer = make(space, 40)
+    records = []
+    for number in range(30):
+        proposal = proposer.ask()
+        assert proposal is not None
+        # The second and third trial are never beaten; each later one is a little better than the one before it.
+        value = 0.99 if number in (1, 2) else number / 100
+        records.append(record_of(proposal, privacy=value, utility=value))
+        proposer.tell(records[-1])
+        complete = [trial for trial in proposer._study.trials if trial.state.name == "COMPLETE"]
+        assert len(complete) < 16
+        assert sum(trial.values[0] == 0.99 for trial in complete) == min(2, max(0, number))
+        assert complete[-1].values[0] == value
+    assert proposer.finished == 30
+    resumed = make(space, 40, records)
+    for _ in range(3):
+        assert resumed.ask() == proposer.ask()
+
+
+def test_a_trial_asked_before_the_history_was_thinned_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("HISTORY", 4), ("REFRESH", 2), ("BEST", 1)):
+        monkeypatch.setattr(sampler, name, value)
+    proposer = make(load_space(find_space("ganonymization")), 20)
+    first = proposer.ask()
+    assert first is not None
+    for number in range(7):
+        proposal = proposer.ask()
+        assert proposal is not None
+        proposer.tell(record_of(proposal, privacy=number / 10))
+    proposer.tell(record_of(first, privacy=0.9))
+    assert max(trial.values[0] for trial in proposer._study.trials if trial.values) == 0.9
+    assert proposer.finished == 8
