@@ -27,9 +27,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 class Machine:
-    def __init__(self, folder: Path, s3: S3, drivers: Drivers, url: str) -> None:
+    def __init__(self, folder: Path, s3: S3, drivers: Drivers, url: str, **environment: str) -> None:
         self.folder, self._drivers, self._url = folder, drivers, url
-        self._environment = {**s3.environment, "XDG_CACHE_HOME": str(folder)}
+        self._environment = {**s3.environment, "XDG_CACHE_HOME": str(folder), **environment}
 
     def tune(self, *words: str, wait: bool = True, **options: Any) -> Any:
         driver = self._drivers.start(
@@ -150,3 +150,24 @@ def test_nothing_secret_is_written_anywhere(machines: tuple[Machine, Machine], s
     if s3.log is not None:
         bucket = s3.log.parent / "data"
         assert [path for path in bucket.rglob("*") if path.is_file() and secret in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_faces_are_prepared_once_for_all_machines(
+    tmp_path: Path, s3: S3, drivers: Drivers, undisturbed: list[dict[str, Any]]
+) -> None:
+    url = s3.url
+    one, two = (
+        Machine(tmp_path / name, s3, drivers, f"{url}/{name}", RAYSWEEP_CACHE=f"{url}/cache") for name in ("one", "two")
+    )
+    for machine in (one, two):
+        driver = machine.tune()
+        assert driver.wait() == 0, driver.output
+        assert ("preparing" in driver.output) == (machine is one), driver.output
+        check_equal(machine, undisturbed)
+    made, copied = (
+        {path.name: path.read_bytes() for path in machine.folder.glob("raysweep/references/*/*") if path.name != "used"}
+        for machine in (one, two)
+    )
+    assert "manifest.json" in made
+    assert made == copied
