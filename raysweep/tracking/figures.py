@@ -237,7 +237,8 @@ def _subtitle(state: Standing, info: SweepInfo) -> list[str]:
     words = [f"hypervolume {state.hypervolume:.3f}", f"{len(state.front)} of {len(state.trials)} trials on the front"]
     if failed:
         words.append(f"{failed} failed")
-    words.append("bars: 95 % intervals")
+    if any(_reach(record.metrics[name]) != (0.0, 0.0) for record in state.front for name in ("privacy", "utility")):
+        words.append("bars: 95 % intervals")
     lines = ["; ".join(words)]
     if info.synthetic:
         lines.append("SYNTHETIC faces: drawn, not photographed; the numbers say nothing about real people")

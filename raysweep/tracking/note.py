@@ -38,7 +38,7 @@ def reading(state: Standing, info: SweepInfo) -> list[str]:
         ]
     knee, private, expressive = state.knee, state.front[0], state.front[-1]
     lines = [
-        f"{len(state.front)} of {len(state.trials)} trials are on the front; it covers {state.hypervolume:.3f} of the unit square.",
+        f"{len(state.front)} of {len(state.trials)} trials {'is' if len(state.front) == 1 else 'are'} on the front; it covers {state.hypervolume:.3f} of the unit square.",
         f"The balanced choice (knee) is trial #{knee.number} ({setting_words(knee, info)}): {_sentence(knee)}.",
     ]
     if private is not knee:
