@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep.config import RunSettings
@@ -168,20 +169,24 @@ def prepare(
 
 
 @contextmanager
-def session(run: RunSettings, address: str | None, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def session(
+    run: RunSettings,
+    address: str | None,
+    tell: Callable[[str], None] = lambda line: None,
+    needed: Sequence[Path] = (),
+) -> Iterator[None]:
     """A Ray session where the engine needs one; in a cluster with the machines that are asked for, all of them fit to work.
 
     Args:
         run: settings.
         address: of a running cluster; None for a local Ray.
         tell: called with one line when there is something to wait for.
+        needed: files and folders that every machine must see.
 
     Raises:
         ConfigError: machines that were asked for do not come, or some cannot work; says which and why.
         SessionError: Ray cannot be started or reached.
     """
-    if run.gpus is not None and (run.engine != "ray" or address is None):
-        raise ConfigError(f"gpus={run.gpus} waits for machines of a cluster: give its --address, or leave it out")
     if run.engine != "ray":
         yield
         return
@@ -191,7 +196,7 @@ def session(run: RunSettings, address: str | None, tell: Callable[[str], None] =
 
             wait_for(run.gpus, run.workers, tell)
             # What lies in an object store is copied by each machine for itself.
-            check_machines([] if far_cache() is not None else [cache_root()])
+            check_machines([] if far_cache() is not None else [cache_root()], needed)
         yield
 
 

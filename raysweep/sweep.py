@@ -36,7 +36,7 @@ from raysweep.engine.runs import choose_run, folder_name, sweep_file, write_sett
 from raysweep.engine.session import cpu_share
 from raysweep.engine.states import StateStore
 from raysweep.engine.trial import run_trial
-from raysweep.errors import StoreError
+from raysweep.errors import ConfigError, StoreError
 from raysweep.faces import Faces, check_needs, cores_and_gpus, find_faces, open_faces, session, shares_of
 from raysweep.models.zoo import Found, Zoo
 from raysweep.preprocess.tools import tool_names
@@ -118,6 +118,8 @@ def tune(
             the run that would go on.
     """
     run, space = config.run, config.space
+    if run.gpus is not None and (run.engine != "ray" or address is None):
+        raise ConfigError(f"gpus={run.gpus} waits for machines of a cluster: give its --address, or leave it out")
     protocol_of(run).make_attackers()
     name = config.data or "synthetic"
     info = SweepInfo(
@@ -141,7 +143,7 @@ def tune(
         choice = choose_run(runs, space.name, identity, fresh=fresh, resume=resume)
         if choice.note:
             view.note(choice.note)
-        with _Workplace(run, address, view) as place:
+        with _Workplace(config, address, view) as place:
             faces = open_faces(
                 run,
                 view,
@@ -192,8 +194,8 @@ def tune(
 class _Workplace:
     """The Ray session of a sweep, started when somebody first asks how many workers there are: a finished sweep needs none."""
 
-    def __init__(self, run: RunSettings, address: str | None, view: LiveView) -> None:
-        self._run, self._address, self._view = run, address, view
+    def __init__(self, config: SweepConfig, address: str | None, view: LiveView) -> None:
+        self._config, self._run, self._address, self._view = config, config.run, address, view
         self._stack = ExitStack()
         self._workers = 0
 
@@ -210,9 +212,25 @@ class _Workplace:
         """How many workers the sweep has."""
         if not self._workers:
             self._view.note("starting Ray" if self._run.engine == "ray" else "working in this process")
-            self._stack.enter_context(session(self._run, self._address, self._view.note))
+            needed = [] if self._address is None else _needed(self._config)
+            self._stack.enter_context(session(self._run, self._address, self._view.note, needed))
             self._workers = self._run.workers or default_workers(*cores_and_gpus(self._run.engine))
         return self._workers
+
+
+def _needed(config: SweepConfig) -> list[Path]:
+    """What is read on every machine beside the faces: anonymizers that are not ours, and the folder of weights that was named."""
+    from raysweep.anonymizers.registry import get_anonymizer
+
+    needed = [] if config.models is None else [Path(config.models).expanduser()]
+    for name in dict.fromkeys(arm.anonymizer for arm in config.space.arms):
+        if name.startswith("file:"):
+            needed.append(Path(name.removeprefix("file:").rpartition(":")[0]))
+            continue
+        module = get_anonymizer(name).__module__
+        if not module.startswith("raysweep."):
+            needed.append(Path(str(sys.modules[module].__file__)))
+    return needed
 
 
 class _Driver:

@@ -111,7 +111,7 @@ def anonymize(
     _check(point, anonymizer, source, output)
     zoo = open_zoo(models).for_data(synthetic=source.synthetic, needs=() if source.synthetic else ("detector",))
     notes = _differences(point, zoo, anyway)
-    with session(point.run.model_copy(update={"engine": engine}), address):
+    with session(point.run.model_copy(update={"engine": engine, "workers": workers, "gpus": None}), address):
         shards = _shards(source, view)
         frame = frame_of(point.run, source.synthetic if point.stored is None else point.stored.info.synthetic)
         recipe = recipe_for(_first_row(shards), frame, open_tools(zoo), models=not shards.synthetic)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.config import RunSettings
+from raysweep.config import resolve_sweep
 from raysweep.doctor_cluster import of_code, of_dashboard, of_folder, of_telemetry, of_token
 from raysweep.engine.machines import Facts, marked, problems
 from raysweep.engine.session import cpu_share
 from raysweep.errors import ConfigError
-from raysweep.faces import session
+from raysweep.sweep import tune
+from raysweep.tracking.terminal import live_view
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "code": "0123456789abcdef"}
 HERE = Facts("here", VERSIONS, {"/shared/mark": "aa", "/models": "folder"})
@@ -95,7 +96,8 @@ def test_no_actor_asks_for_more_than_one_machine_has(actors: int, machines: list
     assert sum(cpus // share for cpus in machines) >= actors or share == 1
 
 
-def test_waiting_for_gpus_needs_a_cluster() -> None:
-    for run in (RunSettings(gpus=2), RunSettings(gpus=2, engine="local")):
-        with pytest.raises(ConfigError, match="--address"), session(run, None):
-            pass
+def test_waiting_for_gpus_needs_a_cluster(tmp_path: Path) -> None:
+    for words in (["gpus=2"], ["gpus=2", "engine=local"]):
+        with pytest.raises(ConfigError, match="--address"):
+            tune(resolve_sweep("blur", words), runs=tmp_path, view_of=live_view)
+    assert list(tmp_path.iterdir()) == []
