@@ -119,16 +119,18 @@ class RunCopy:
 
     def _send(self) -> None:
         self.send_files()
-        if self._unsent:
-            lines, self._unsent = self._unsent, b""
-            try:
-                made = self._pieces.create(f"{self._count + 1:08d}", lines)
-            except StoreError:
-                self._unsent = lines
-                raise
-            if not made:
-                raise FileExistsError(f"{self.url}: another process has appended to the ledger")
+        while self._unsent:
+            # Until the store has answered nobody knows whether it has them: they stay what is to be sent.
+            name = f"{self._count + 1:08d}"
+            sent = len(self._unsent)
+            if not self._pieces.create(name, self._unsent):
+                there = self._pieces.read(name) or b""
+                if not there or not self._unsent.startswith(there):
+                    self._unsent = b""
+                    raise FileExistsError(f"{self.url}: another process has appended to the ledger")
+                sent = len(there)  # ours, of a request whose answer was lost
             self._count += 1
+            self._unsent = self._unsent[sent:]
 
     # ---------------------------------------------------------------- files
     def send_files(self) -> None:

@@ -36,7 +36,7 @@ class Network(Objects):
 
     def __init__(self, store: Any, url: str = "memory://bucket", prefix: str = "", line: dict[str, bool] | None = None):
         super().__init__(store, url, prefix)
-        self.line = {"cut": False} if line is None else line
+        self.line = {"cut": False, "mute": False} if line is None else line
 
     def at(self, prefix: str) -> Network:
         return Network(self._store, f"{self.url}/{prefix}", f"{self._prefix}{prefix}/", self.line)
@@ -47,7 +47,10 @@ class Network(Objects):
 
     def create(self, key: str, content: bytes) -> bool:
         self._pass()
-        return super().create(key, content)
+        made = super().create(key, content)
+        if self.line["mute"]:
+            raise UnreachableError(f"{self.url}: the answer was lost")
+        return made
 
     def write(self, key: str, content: bytes | Path) -> None:
         self._pass()
@@ -192,6 +195,19 @@ def test_a_store_that_is_away_for_a_while_stops_nothing_and_gets_everything(one:
         assert ledger.append(record(3))
     with two.ledger() as ledger:
         assert list(ledger.records) == ["key0", "key1", "key2", "key3"]
+
+
+def test_a_piece_whose_answer_was_lost_is_not_taken_for_anothers(one: Machine, two: Machine) -> None:
+    with one.ledger() as ledger:
+        assert ledger.append(record(0))
+        one.network.line["mute"] = True
+        assert ledger.append(record(1))
+        assert ledger.append(record(2))
+        one.network.line["mute"] = False
+        assert ledger.append(record(3))
+    with two.ledger() as ledger:
+        assert list(ledger.records) == ["key0", "key1", "key2", "key3"]
+        assert ledger.passed_over == 0
 
 
 def test_a_store_that_stays_away_is_said_at_the_end_and_gets_everything_later(one: Machine, two: Machine) -> None:
