@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from raysweep.errors import ConfigError, nearest
+from raysweep.errors import ConfigError, ModelError, nearest
 from raysweep.search.parameters import Parameter, Value
 
 if TYPE_CHECKING:
@@ -134,6 +134,20 @@ class Anonymizer(ABC):
     def use_weights(self, weights: Mapping[str, Found]) -> None:
         """Told where the files of `weights_needed` lie, by family; called before `fit` and, in each worker, before `load`."""
         self.weights: Mapping[str, Found] = weights
+
+    def weights_of(self, family: str) -> Found:
+        """The file of a family that `use_weights` named.
+
+        Raises:
+            ModelError: it named none.
+        """
+        weights: Mapping[str, Found] = getattr(self, "weights", {})
+        if family not in weights:
+            raise ModelError(
+                f"{self.name}: needs the weights of {family!r}: give their file by --models, see `raysweep ls models`; from Python, give "
+                f"use_weights() what Zoo.generator({family!r}) finds"
+            )
+        return weights[family]
 
     def fit(self, context: FitContext) -> State:
         """Learn what `anonymize` needs; nothing by default."""

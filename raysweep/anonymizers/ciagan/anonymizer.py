@@ -29,7 +29,6 @@ from raysweep.training.ciagan import (
 from raysweep.training.trainer import Update
 
 if TYPE_CHECKING:
-    from raysweep.models.zoo import Found
     from raysweep.schema import AlignedFaces, FaceBatch, Frame
 
 __all__ = ["CIAGAN", "PUBLISHED"]
@@ -210,7 +209,7 @@ class CIAGAN(Anonymizer):
         steps, start = int(self.setting["steps"]), str(self._init)
         if start == "published" and not steps:
             # Read once, here: what is wrong with the file is told by the fit, not by every worker.
-            classes = published_drawer(self._published(), context.device, self._precision(context.device)).classes
+            classes = published_drawer(self.weights_of(FAMILY), context.device, self._precision(context.device)).classes
             self._check_fixed(classes)
             return {"trained": torch.tensor([INITS.index(start), 0, classes, 0, 0, 0, 0])}
         generator = self._start(context.seed)
@@ -243,13 +242,13 @@ class CIAGAN(Anonymizer):
                 raise ModelError(f"ciagan: the weights do not fit their own network: {error}") from error
             self._drawer = Drawer(generator, device, precision)
         else:
-            self._drawer = published_drawer(self._published(), device, precision)
+            self._drawer = published_drawer(self.weights_of(FAMILY), device, precision)
         self._device, self._targets = device, targets
-        self._jpeg = INITS[start] == "published" and saw_jpegs(self._published())
+        self._jpeg = INITS[start] == "published" and saw_jpegs(self.weights_of(FAMILY))
         self.trained: dict[str, Value] = {"init": INITS[start], "steps": steps, "targets": targets}
         self.guarantee: dict[str, Value] = dict(self.trained)
         if INITS[start] == "published" and not steps:
-            found = self._published()
+            found = self.weights_of(FAMILY)
             self.guarantee |= {"weights": found.name, "sha256": found.sha256, "precision": self._drawer.precision}
 
     def anonymize(self, faces: FaceBatch) -> torch.Tensor:
@@ -310,19 +309,6 @@ class CIAGAN(Anonymizer):
         """What computes there."""
         return "float16" if device.type == "cuda" and self.setting["precision"] == "float16" else "float32"
 
-    def _published(self) -> Found:
-        """The file that `use_weights` named.
-
-        Raises:
-            ModelError: nobody called it.
-        """
-        weights: Mapping[str, Found] = getattr(self, "weights", {})
-        if FAMILY not in weights:
-            raise ModelError(
-                "ciagan: init = 'published' needs its weights: give use_weights() what Zoo.generator('ciagan') found"
-            )
-        return weights[FAMILY]
-
     def _objective(self) -> CiaganObjective:
         setting: dict[str, Any] = self.setting
         return CiaganObjective(
@@ -336,7 +322,7 @@ class CIAGAN(Anonymizer):
     def _start(self, seed: int) -> Generator:
         """The generator before training, on the CPU."""
         if self._init == "published":
-            return read_published(self._published())
+            return read_published(self.weights_of(FAMILY))
         if self._init == "small":
             return load_small_ciagan().network()
         setting: dict[str, Any] = self.setting
@@ -354,7 +340,7 @@ class CIAGAN(Anonymizer):
             raise TrialError("ciagan: role G has no faces to train on; give it a share of the identities")
         objective = self._objective()
         objective.check(context.teachers)
-        jpeg = self._init == "published" and saw_jpegs(self._published())
+        jpeg = self._init == "published" and saw_jpegs(self.weights_of(FAMILY))
         examples = _examples(context.background, generator, setting, objective, jpeg)
         random = torch.Generator().manual_seed(context.seed + 1)
         width = max(8, 2 * generator.width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -198,13 +198,9 @@ class DeepPrivacy2(Anonymizer):
         return SMALL if init == "small" or (init == "auto" and synthetic) else PUBLISHED
 
     def _open(self, family: str, device: torch.device) -> tuple[Found, Painter]:
-        weights: Mapping[str, Any] = getattr(self, "weights", {})
-        if family == PUBLISHED and family not in weights:
-            raise ModelError(
-                "deepprivacy2: photographs and init=published need published weights: give the file of `raysweep ls models` by --models, "
-                "or from Python by use_weights"
-            )
-        found: Found = weights[family] if family in weights else shipped()
+        # The small one is shipped: for callers without a zoo.
+        known: Mapping[str, Found] = getattr(self, "weights", {})
+        found = self.weights_of(family) if family == PUBLISHED or family in known else shipped()
         painter = open_painter(found, device)
         if self.setting["truncate_to"] == "modes" and painter.centres is None:
             raise ModelError(

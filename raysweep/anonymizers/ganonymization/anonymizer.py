@@ -269,7 +269,7 @@ class GANonymization(Anonymizer):
                 raise ModelError(f"ganonymization: the weights do not fit the setting: {error}") from error
             self._generator = drawing(generator, device, precision)
         else:
-            self._generator = published_generator(self._published(), self._shape_of_network(), device, precision)
+            self._generator = published_generator(self.weights_of(FAMILY), self._shape_of_network(), device, precision)
         self._device = device
         self._shape = None
         if "shape.mean" in state:
@@ -277,7 +277,7 @@ class GANonymization(Anonymizer):
         self.trained: dict[str, Value] = {"init": INITS[start], "steps": steps}
         self.guarantee: dict[str, Value] = dict(self.trained)
         if INITS[start] == "published":
-            self.guarantee |= published_notes(self._published(), int(self.setting["size"]), precision)
+            self.guarantee |= published_notes(self.weights_of(FAMILY), int(self.setting["size"]), precision)
 
     def anonymize(self, faces: FaceBatch) -> torch.Tensor:
         """Draw a face for each, (n, 3, S, S) uint8.
@@ -335,19 +335,6 @@ class GANonymization(Anonymizer):
         """What computes there."""
         return "float16" if device.type == "cuda" and self.setting["precision"] == "float16" else "float32"
 
-    def _published(self) -> Found:
-        """The file that `use_weights` named.
-
-        Raises:
-            ModelError: nobody called it.
-        """
-        weights: Mapping[str, Found] = getattr(self, "weights", {})
-        if FAMILY not in weights:
-            raise ModelError(
-                "ganonymization: init = 'published' needs its weights: give use_weights() what Zoo.generator('ganonymization') found"
-            )
-        return weights[FAMILY]
-
     def _objective(self) -> Objective:
         setting: dict[str, Any] = self.setting
         return Objective(
@@ -365,9 +352,9 @@ class GANonymization(Anonymizer):
             if not self.setting["steps"]:
                 # Read once, here: what is wrong with the file is told by the fit, not by every worker.
                 return published_generator(
-                    self._published(), self._shape_of_network(), device, self._precision(device)
+                    self.weights_of(FAMILY), self._shape_of_network(), device, self._precision(device)
                 ), init
-            return read_published(self._published(), self._shape_of_network()), init
+            return read_published(self.weights_of(FAMILY), self._shape_of_network()), init
         if init == "scratch" or not synthetic or small_misfits(self.setting):
             return self._network(torch.Generator().manual_seed(seed)), "scratch"
         generator = self._network()

@@ -199,7 +199,7 @@ def test_the_small_generator_is_not_for_photographs() -> None:
 
 def test_published_weights_must_be_given() -> None:
     for anonymizer in (DeepPrivacy2(), DeepPrivacy2(init="published")):
-        with pytest.raises(ModelError, match="need published weights"):
+        with pytest.raises(ModelError, match="needs the weights of 'deepprivacy2"):
             anonymizer.fit(photographs())
 
 
