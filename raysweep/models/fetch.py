@@ -20,6 +20,7 @@ from raysweep.errors import ModelError, nearest
 from raysweep.models.entry import Archive, Entry, catalogue
 from raysweep.models.loading import file_digest
 from raysweep.models.zoo import CHECKSUMS, open_zoo, weights_folder
+from raysweep.storage.files import write_whole
 
 if TYPE_CHECKING:
     import requests
@@ -192,7 +193,7 @@ def _accept(entry: Entry, path: Path, target: Path) -> None:
         raise ModelError(f"{entry.name}: {entry.file} has sha256 {digest}, expected {entry.sha256}: nothing kept")
     if entry.sha256 is None or len(entry.sha256) < 64:
         records = _records(target.parent) | {entry.file: digest}
-        _write_atomically(target.parent / CHECKSUMS, json.dumps(records, indent=1, sort_keys=True) + "\n")
+        write_whole(target.parent / CHECKSUMS, json.dumps(records, indent=1, sort_keys=True) + "\n", private=True)
         log.warning("%s: no published sha256; recorded %s in %s", entry.name, digest, target.parent / CHECKSUMS)
     os.replace(path, target)
 
@@ -200,15 +201,6 @@ def _accept(entry: Entry, path: Path, target: Path) -> None:
 def _records(folder: Path) -> dict[str, str]:
     path = folder / CHECKSUMS
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
 
 
 def _download(

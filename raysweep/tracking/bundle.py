@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from raysweep import __version__
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, digest_of, pack, unpack
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
+from raysweep.storage.files import replacing
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.stored import StoredRun
 from raysweep.tracking.text import plain
@@ -86,22 +86,17 @@ def write_bundle(run: StoredRun, path: Path) -> int:
     members["trials.jsonl"] = b"".join(_json(record) + b"\n" for record in records)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = _json({"format": FORMAT, "version": VERSION, "raysweep": __version__, "members": digests})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in {"manifest.json": manifest, **members}.items():
                 entry = zipfile.ZipInfo(name, FIXED_DATE)
                 # Arrays are packed already.
                 entry.compress_type = zipfile.ZIP_STORED if name.endswith(".npz") else zipfile.ZIP_DEFLATED
                 archive.writestr(entry, data)
-        os.replace(partial, path)
         return path.stat().st_size
     except OSError as error:
         raise StoreError(f"cannot write the bundle {path}: {error.strerror}") from error
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
 
 
 def read_bundle(path: Path) -> StoredRun:

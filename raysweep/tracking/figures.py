@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
+from raysweep.storage.files import replacing
 from raysweep.tracking.charts import interval_lines, zoom_of
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.labels import Box, place_labels
@@ -540,11 +540,6 @@ def _json_cell(value: Any) -> Any:
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
     """Write a file so that a reader sees the old one or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        write(file)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv as csv_files
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
+from raysweep.storage.files import write_whole
 from raysweep.tracking.analysis import Analysis, analyse
 from raysweep.tracking.contact import drawn_sheet
 from raysweep.tracking.figures import attackers_table, front_csv, front_html, front_png, trials_csv
@@ -27,7 +27,18 @@ from raysweep.tracking.sections import attackers_by_setting, front_rows, trial_r
 from raysweep.tracking.stored import StoredRun, load_run
 from raysweep.tracking.text import csv_cell, plain
 
-__all__ = ["write_page", "write_report", "write_tables"]
+__all__ = ["kept_report", "write_page", "write_report", "write_tables"]
+
+FILES = (
+    "report.html",
+    "front.html",
+    "front.png",
+    "front.csv",
+    "trials.csv",
+    "attackers.json",
+    "config.yaml",
+    "README.md",
+)
 
 
 def write_report(records: Sequence[TrialRecord], info: SweepInfo, folder: Path) -> list[Path]:
@@ -64,6 +75,12 @@ def write_report(records: Sequence[TrialRecord], info: SweepInfo, folder: Path) 
         (folder / name).write_text(text, encoding="utf-8")
         files.append(folder / name)
     return files
+
+
+def kept_report(folder: Path) -> list[Path]:
+    """The files of an earlier `write_report`; none when one of them is missing."""
+    files = [folder / name for name in FILES]
+    return files if all(file.is_file() for file in files) else []
 
 
 def write_page(
@@ -127,14 +144,9 @@ def _stored(records: Sequence[TrialRecord], info: SweepInfo) -> StoredRun:
 
 
 def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(partial, path)
+        write_whole(path, text.encode("utf-8", "replace"))
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
     return path
