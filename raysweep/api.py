@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raysweep.anonymizers.registry import register_anonymizer
-from raysweep.config import resolve_evaluation, resolve_sweep
+from raysweep.anonymizers.registry import get_anonymizer, list_anonymizers, register_anonymizer
+from raysweep.config import SweepConfig, resolve_evaluation, resolve_sweep
+from raysweep.errors import ConfigError
 
 if TYPE_CHECKING:
     from raysweep.sweep import SweepResult
@@ -48,6 +49,7 @@ def tune(
     from raysweep.tracking.terminal import live_view
 
     config = resolve_sweep(space, settings, data=data, models=models)
+    _check_reach(config)
     return sweep.tune(
         config,
         runs=_folder(runs),
@@ -77,7 +79,23 @@ def evaluate(
     from raysweep.tracking.terminal import live_view
 
     config = resolve_evaluation(anonymizer, settings, flags={"engine": "local"}, data=data, models=models)
+    _check_reach(config)
     return sweep.tune(config, runs=_folder(runs), view_of=live_view, tracking_uri=tracking_uri, need_privacy=False)
+
+
+def _check_reach(config: SweepConfig) -> None:
+    """A class that this process registered is not known to the workers of a pool on Ray.
+
+    Raises:
+        ConfigError: it is asked of them.
+    """
+    here = {entry.name for entry in list_anonymizers() if entry.origin == "registered"}
+    names = [arm.anonymizer for arm in config.space.arms if arm.anonymizer in here]
+    if names and config.run.engine == "ray":
+        raise ConfigError(
+            f"anonymizer {names[0]!r} is known to this process only, and workers on Ray are other processes: give engine=local, or put the class "
+            f"into a file and name it as file:PATH.py:{get_anonymizer(names[0]).__name__}, or install it as a package"
+        )
 
 
 def _folder(runs: str | Path | None) -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import linecache
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from raysweep.anonymizers import registry
+from raysweep.api import tune
 from raysweep.errors import ConfigError
 from raysweep.provenance import anonymizer_digest
 
@@ -45,3 +47,12 @@ def test_its_own_code_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_source_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="write the class into a file"):
         typed(monkeypatch, 4, source_kept=False)
+
+
+def test_workers_elsewhere_do_not_know_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    typed(monkeypatch, 2)
+    with pytest.raises(
+        ConfigError, match=r"engine=local, or put the class into a file and name it as file:PATH\.py:Typed"
+    ):
+        tune("acme/typed", "trials=1", runs=tmp_path)
+    assert list(tmp_path.iterdir()) == [], "before anything starts"
