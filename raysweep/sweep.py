@@ -166,7 +166,8 @@ def tune(
                 settings = {"identity": identity.to_dict(), "fresh": choice.fresh, **_settings(config, basis)}
                 sink = parts.sink_of(default_tracking_uri(runs, tracking_uri), info)
                 driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy, parts)
-                if driver.serve_finished():
+                unchanged = driver.serve_finished()
+                if unchanged:
                     view.note("finished before: nothing is run again")
                 else:
                     driver.write_settings()
@@ -184,8 +185,9 @@ def tune(
                         raise
                 fault_point("sweep.before_finish")
                 records = tuple(ledger.records.values())
-                view.note("writing the report")
-                delivery = sink.finish(records, "FINISHED")
+                if not unchanged:
+                    view.note("writing the report")
+                delivery = sink.finish(records, "FINISHED", unchanged=unchanged)
                 fault_point("sweep.after_finish")
                 driver.write_settings(state="finished")
     return SweepResult(driver.info, records, delivery)

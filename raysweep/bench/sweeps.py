@@ -28,7 +28,7 @@ class NoTracker(MlflowSink):
     def start(self) -> None:
         """No thread."""
 
-    def finish(self, records: object, status: object = "FINISHED") -> Delivery:
+    def finish(self, records: object, status: object = "FINISHED", *, unchanged: bool = False) -> Delivery:
         """Nothing to wait for."""
         return Delivery()
 

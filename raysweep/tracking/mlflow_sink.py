@@ -29,6 +29,7 @@ from raysweep.engine.record import TrialRecord
 from raysweep.errors import StoreError
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.info import SweepInfo
+from raysweep.tracking.kept import kept_report
 from raysweep.tracking.note import sweep_note, trial_note
 from raysweep.tracking.preset import front_url, preset_views, view_url
 from raysweep.tracking.report import write_report
@@ -165,16 +166,20 @@ class MlflowSink:
         """Queue one finished trial or control; one that MLflow already has is not sent again. The front follows by itself."""
         self._queue.put(((record,), None))
 
-    def finish(self, records: Sequence[TrialRecord], status: EndStatus = "FINISHED") -> Delivery:
+    def finish(
+        self, records: Sequence[TrialRecord], status: EndStatus = "FINISHED", *, unchanged: bool = False
+    ) -> Delivery:
         """Write the report into the run folder, send what is still missing and end the parent run.
 
-        Waits as long as MLflow makes progress, and `patience_s` when it does not.
+        With `unchanged` a report that is there stays as it is. Waits as long as MLflow makes progress, and `patience_s` when it does not.
         """
         problems: list[str] = []
         self.start()
         self._imported.wait(self._patience_s)
         try:
-            self._report = tuple(write_report(records, self.info, self.info.run_folder / "report"))
+            folder = self.info.run_folder / "report"
+            kept = kept_report(folder) if unchanged else []
+            self._report = tuple(kept or write_report(records, self.info, folder))
         except Exception as error:  # the sweep is done: a figure that fails must not take its results along
             problems.append(f"the report ({_reason(error)})")
         self._progress_at = time.monotonic()

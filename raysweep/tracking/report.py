@@ -27,18 +27,7 @@ from raysweep.tracking.sections import attackers_by_setting, front_rows, trial_r
 from raysweep.tracking.stored import StoredRun, load_run
 from raysweep.tracking.text import csv_cell, plain
 
-__all__ = ["kept_report", "write_page", "write_report", "write_tables"]
-
-FILES = (
-    "report.html",
-    "front.html",
-    "front.png",
-    "front.csv",
-    "trials.csv",
-    "attackers.json",
-    "config.yaml",
-    "README.md",
-)
+__all__ = ["write_page", "write_report", "write_tables"]
 
 
 def write_report(records: Sequence[TrialRecord], info: SweepInfo, folder: Path) -> list[Path]:
@@ -75,12 +64,6 @@ def write_report(records: Sequence[TrialRecord], info: SweepInfo, folder: Path) 
         (folder / name).write_text(text, encoding="utf-8")
         files.append(folder / name)
     return files
-
-
-def kept_report(folder: Path) -> list[Path]:
-    """The files of an earlier `write_report`; none when one of them is missing."""
-    files = [folder / name for name in FILES]
-    return files if all(file.is_file() for file in files) else []
 
 
 def write_page(

@@ -121,7 +121,7 @@ def silence_mlflow() -> None:
 
     from raysweep.tracking.mlflow_sink import Delivery
 
-    MlflowSink.finish = lambda self, records, status="FINISHED": Delivery()  # type: ignore[assignment, method-assign]
+    MlflowSink.finish = lambda self, records, status="FINISHED", *, unchanged=False: Delivery()  # type: ignore[assignment, method-assign]
 
 
 def jumping_clock(steps: list[float]) -> None:
