@@ -25,7 +25,7 @@ from raysweep.storage.files import replacing
 
 __all__ = ["Found", "Objects", "UnreachableError", "is_url"]
 
-SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+SCHEMES = ("s3", "gs", "az")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
@@ -105,7 +105,8 @@ class Objects:
         try:
             return cls(from_url(clean, **options), clean)
         except Exception as error:  # obstore's own, and ValueError
-            raise ConfigError(f"{url}: {_first_line(error)}") from error
+            hint = " (AZURE_STORAGE_ACCOUNT_NAME names it)" if parts.scheme == "az" else ""
+            raise ConfigError(f"{url}: {_first_line(error)}{hint}") from error
 
     def at(self, prefix: str) -> Objects:
         """The objects below a further prefix."""
