@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from raysweep.bench.finding import How
 from raysweep.bench.goals import BENCHES
+from raysweep.bench.run import run_benches
 from raysweep.bench.stubs import Kernel, StubWorker
 from raysweep.bench.sweeps import NoTracker, Run, stub_sweep
 from raysweep.cli import main
@@ -27,7 +29,9 @@ def test_every_measurement_yields_its_ratios(
     content = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     found = {finding["ratio"]: finding for finding in content["findings"]}
     assert set(found) == set(BENCHES[name].goals)
-    for finding in found.values():
+    measured = [finding for finding in found.values() if finding["missing"] != "left out by --quick"]
+    assert measured
+    for finding in measured:
         assert not finding["missing"], finding
         assert finding["values"]
         assert all(math.isfinite(value) and value >= 0 for value in finding["values"])
@@ -67,3 +71,26 @@ def test_a_finished_sweep_starts_no_worker(tmp_path: Path, monkeypatch: pytest.M
     common.write_bytes(b"damaged")
     assert sweep(4).result.records == more.result.records
     assert len(started) == 3
+
+
+@pytest.mark.slow
+def test_rates_of_classical_methods_need_no_gpu_to_be_right(tmp_path: Path) -> None:
+    """The ratio is asked for on a GPU only; what it is made of works anywhere."""
+    import torch
+
+    from raysweep.bench.classical import rates
+    from raysweep.bench.drawn import drawn_faces, own_cache
+
+    with own_cache(tmp_path):
+        found = rates(drawn_faces(24, 7), torch.device("cpu"), 0.2)
+    assert set(found) == {"embed", "blur", "pixelate"}
+    assert all(rate > 1 for rate in found.values())
+
+
+def test_what_needs_a_gpu_says_so_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = run_benches(["R17"], How(tmp_path))
+    assert [(finding.goal, finding.verdict, finding.missing) for finding in found] == [
+        ("R17 blur", "not measured", "no GPU"),
+        ("R17 pixelate", "not measured", "no GPU"),
+    ]
