@@ -97,6 +97,8 @@ def _all() -> tuple[MetricInfo, ...]:
         info("realism/kid_expression", "the same kernel distance in the features of an expression model", False, -1.0, 1e9),
         info("realism/fid_expression", "the same Frechet distance in the features of an expression model", False, 0.0, 1e9),
         info("realism/axis", "detection rate x exp(-KID / 0.05): the optional third axis of the front", True),
+        info("attack/undertrained", "1 when an attacker still gains from the second half of its faces: privacy is then an upper estimate", False),
+        info("attack/undertrained_gain", "rank-1 that an attacker gains from the second half of its faces, the largest", False, -1.0),
         info("legacy/privacy", "clip(1 - max(top-1, adaptive, AUC)): comparison with older numbers only", True),
         info("legacy/hifd_privacy", "half of 1 - cosine to the clear face, about 0.5 for strangers: comparison with older numbers only", True),
         info("legacy/consistency", "clip(1 - mean KL): comparison with older numbers only", True),

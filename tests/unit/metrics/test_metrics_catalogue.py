@@ -29,7 +29,7 @@ def test_catalogue_names_exactly_what_the_referee_says() -> None:
     shares = np.eye(7)[table.expression] * 0.9 + 0.1 / 7
     clear = Measurements({"net": faces.astype(np.float32)}, {"fer": shares.astype(np.float32)}, {})
     anonymized = Measurements(clear.embeddings, clear.probabilities, {"psnr": rng.random(n), "ssim": rng.random(n)})
-    metrics = Referee(table, clear, Protocol(bootstrap=50)).judge(anonymized).metrics
+    metrics = Referee(table, clear, Protocol(bootstrap=50, learning_curve=True)).judge(anonymized).metrics
     described = {name: describe(name) for name in metrics}
     assert {info.name for info in described.values() if info is not None} == {item.name for item in METRICS}
     for name, value in metrics.items():
