@@ -113,7 +113,7 @@ BENCHES: dict[str, Bench] = {
     "R25": Bench("startup:startup", ("R25",), "5 s"),
     "R26": Bench("startup:pool_start", ("R26",), "2 min"),
     "sweep": Bench("against:against", ("sweep",), "30 min", asked=True),
-    "many": Bench("many:many", ("many time", "many memory"), "2 min"),
+    "many": Bench("many:many", ("many time", "many memory"), "3 min"),
 }
 
 ALSO = {"R5": "R4"}

@@ -30,7 +30,7 @@ def many(how: How) -> list[Finding]:
         for trials in (50, 200) if how.quick else (200, 2000):
             how.tell(f"many: {trials} trials of {1000 * KERNEL.measure_s:g} ms")
             before, started = resident_bytes(), time.perf_counter()
-            run = stub_sweep(how.folder / f"runs-{trials}", trials, KERNEL, "sampler=random", sink_of=NoTracker)
+            run = stub_sweep(how.folder / f"runs-{trials}", trials, KERNEL, sink_of=NoTracker)
             seconds, grown = time.perf_counter() - started, resident_bytes() - before
             ended = [record.ended_at for record in run.result.records if not record.control]
             found.append((trials, growth(ended), seconds, grown))
