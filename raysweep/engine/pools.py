@@ -250,8 +250,12 @@ class _Dispatcher:
             except asyncio.CancelledError:
                 self._check()
                 raise
-            reference = self._workers[index].run.remote(method, arguments)
             try:
+                if (
+                    self._spent.left(_trial_key(arguments)) == 0
+                ):  # it waited while another item of its trial took too long
+                    raise self._spent.error()
+                reference = self._workers[index].run.remote(method, arguments)
                 died = await self._outcome(index, item, reference)
             finally:
                 self._end(index, item)

@@ -218,6 +218,30 @@ def test_what_went_with_a_machine_is_done_again_and_told_once(times: int, state:
     assert pool.calls.count("judge") == min(times, 3) + 2
 
 
+def test_what_is_left_of_a_trial_without_time_ends_no_other_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item hangs, another of its trial waits behind it: one worker is ended, not two."""
+    hangs = Task("a")
+    workers = [StandIn(lambda item: 60.0 if item is hangs else 0.05) for _ in range(2)]
+    killed: list[Any] = []
+
+    def kill(actor: StandIn, no_restart: bool) -> None:
+        killed.append(actor)
+        actor.kill()
+
+    monkeypatch.setattr(ray, "kill", kill)
+    monkeypatch.setattr("raysweep.engine.pools.LOOK_S", 0.01)
+
+    async def play() -> list[Any]:
+        dispatcher = _Dispatcher(workers, trial_timeout_s=0.2)
+        tasks = (hangs, Task("b"), Task("a"))
+        calls = (dispatcher.call("measure", (task, None, [0])) for task in tasks)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    answers = asyncio.run(play())
+    assert [isinstance(answer, TrialError) for answer in answers] == [True, False, True]
+    assert killed == [workers[0]]
+
+
 def test_the_items_of_a_trial_share_its_time() -> None:
     spent = _Spent(10.0)
     spent.add("a", 4.0, last=False)
