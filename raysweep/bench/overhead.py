@@ -1,6 +1,6 @@
 """R4 and R5: what a trial costs beside its kernels, on the standing pool alone, through Ray Tune, and in a plain Tune run.
 
-The cost of *one trial more*: the time of a long run less that of a short one, so that start-up falls out (it is among the facts).
+The cost of *one trial more*: how fast trials end while the pool is full, so that start-up falls out (it is among the facts).
 Kernels sleep; records, proposals, the queue and the arrays that travel are real.
 """
 
@@ -12,10 +12,11 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raysweep.bench.finding import Finding, How
+from raysweep.bench.steady import steady_rate
 from raysweep.bench.stubs import Kernel, StubPlan, items, stub_worker
 from raysweep.engine.pools import RayPool, RayPoolClient
 from raysweep.engine.record import TrialRecord, TrialTask
@@ -36,56 +37,53 @@ SEARCHED = "ganonymization"
 def overhead(how: How) -> list[Finding]:
     """R4 on the pool and through Tune, R5."""
     workers = max(2, os.cpu_count() or 1)
-    few, many = (workers, 3 * workers) if how.quick else (2 * workers, 10 * workers)
+    trials = (8 if how.quick else 15) * workers
     kernel_s = KERNEL.trial_s(ITEMS)
-    ideal = (many - few) * kernel_s / workers
-    pooled: list[float] = []
-    tuned: list[float] = []
-    plain: list[float] = []
+    spent: dict[str, list[float]] = {"pool": [], "Tune": [], "plain Tune": []}
     starts: list[float] = []
     # Room for the plain Tune's trials beside the pool, which idles meanwhile.
     with start_ray(cpus=2 * workers):
         pool = RayPool(StubPlan(), workers, 0.0, worker_of=stub_worker(KERNEL))
+        ways: dict[str, Callable[[], list[float]]] = {
+            "pool": lambda: _ended(run_on_pool(pool.client(), trials, ITEMS)),
+            "Tune": lambda: _ended(_through_tune(pool.client(), trials)),
+            "plain Tune": lambda: _plain_tune(trials, workers, kernel_s),
+        }
         try:
             pool.wait_ready(lambda ready: None)
-            ways: list[tuple[list[float], Callable[[int], float]]] = [
-                (pooled, lambda trials: _seconds(lambda: run_on_pool(pool.client(), trials, ITEMS))),
-                (tuned, lambda trials: _seconds(lambda: _through_tune(pool.client(), trials))),
-                (plain, lambda trials: _seconds(lambda: _plain_tune(trials, workers, kernel_s))),
-            ]
             for turn in range(min(3, how.repeats)):
-                for name, (found, run) in zip(("pool", "Tune", "plain Tune"), ways, strict=True):
-                    how.tell(f"R4: {name}, {few} and {many} trials, round {turn + 1}")
-                    short = run(few)
-                    found.append(run(many) - short)
+                for name, run in ways.items():
+                    how.tell(f"R4: {name}, {trials} trials, round {turn + 1}")
+                    began = time.time()
+                    ended = run()
+                    # Seconds of wall a trial takes when the pool is full, times workers: what a trial takes of one worker.
+                    spent[name].append(workers / steady_rate(ended, [1] * len(ended), workers + 1))
                     if name == "Tune":
-                        starts.append(short - few * kernel_s / workers)
+                        starts.append(ended[0] - began - kernel_s)
         finally:
             pool.close()
-    extra_s = [max(0.0, seconds - ideal) / (many - few) for seconds in tuned]
-    plain_s = [max(1e-9, (seconds - ideal) / (many - few)) for seconds in plain]
-    facts = {
-        "kernel_s": kernel_s,
-        "trials": [few, many],
-        "tune_start_s": starts,
-        "extra_s_per_trial": extra_s,
-        "plain_tune_extra_s_per_trial": plain_s,
-    }
+    extra = {name: [max(0.0, seconds - kernel_s) for seconds in found] for name, found in spent.items()}
+    facts = {"kernel_s": kernel_s, "trials": trials, "tune_start_s": starts, "extra_s_per_trial": extra}
     note = f"{workers} workers, trials of {kernel_s:g} s"
+    ours, theirs = (1000 * statistics.median(extra[name]) for name in ("Tune", "plain Tune"))
     return [
-        Finding("R4 pool", tuple(seconds / ideal for seconds in pooled), note),
+        Finding("R4 pool", tuple(seconds / kernel_s for seconds in spent["pool"]), note),
         Finding(
             "R4 Tune",
-            tuple(seconds / ideal for seconds in tuned),
-            f"{note}; start of Tune {statistics.median(starts):.1f} s once",
+            tuple(seconds / kernel_s for seconds in spent["Tune"]),
+            f"{note}; the first one begins after {statistics.median(starts):.1f} s",
             facts=facts,
         ),
         Finding(
             "R5",
-            tuple(ours / theirs for ours, theirs in zip(extra_s, plain_s, strict=True)),
-            f"{1000 * statistics.median(extra_s):.0f} ms and {1000 * statistics.median(plain_s):.0f} ms a trial",
+            tuple(one / max(other, 1e-3) for one, other in zip(extra["Tune"], extra["plain Tune"], strict=True)),
+            f"{ours:.0f} ms and {theirs:.0f} ms a trial",
         ),
     ]
+
+
+def _ended(records: Sequence[TrialRecord]) -> list[float]:
+    return sorted(record.ended_at for record in records)
 
 
 def run_on_pool(client: RayPoolClient, trials: int, count: int) -> list[TrialRecord]:
@@ -124,7 +122,7 @@ def make_proposer(trials: int, sampler: str = "tpe", known: tuple[TrialRecord, .
     )
 
 
-def _through_tune(client: RayPoolClient, trials: int) -> None:
+def _through_tune(client: RayPoolClient, trials: int) -> list[TrialRecord]:
     from raysweep.search.tuner import tune_trials
 
     def task(proposal: Proposal) -> TrialTask:
@@ -147,10 +145,15 @@ def _through_tune(client: RayPoolClient, trials: int) -> None:
         )
     if len(records) != trials:
         raise RuntimeError(f"{len(records)} of {trials} trials came back")
+    return records
 
 
-def _plain_tune(trials: int, workers: int, seconds: float) -> None:
-    """The same number of trials of the same length as one writes them without a pool: one CPU each, actors used again."""
+def _plain_tune(trials: int, workers: int, seconds: float) -> list[float]:
+    """The same number of trials of the same length as one writes them without a pool: one CPU each, actors used again.
+
+    Returns:
+        Wall clock at the end of each.
+    """
     from ray import tune
 
     class Plain(tune.Trainable):  # type: ignore[misc]
@@ -159,7 +162,7 @@ def _plain_tune(trials: int, workers: int, seconds: float) -> None:
 
         def step(self) -> dict[str, float | bool]:
             time.sleep(seconds)
-            return {"privacy": self.config["x"], "utility": 1 - self.config["x"], "done": True}
+            return {"privacy": self.config["x"], "ended": time.time(), "done": True}
 
         def reset_config(self, new_config: dict[str, float]) -> bool:
             return True
@@ -172,15 +175,10 @@ def _plain_tune(trials: int, workers: int, seconds: float) -> None:
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        tune.Tuner(
+        results = tune.Tuner(
             tune.with_resources(Plain, {"cpu": 1}),
             param_space={"x": tune.uniform(0, 1)},
             tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True, max_concurrent_trials=workers),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return sorted(float(result.metrics["ended"]) for result in results)
