@@ -82,12 +82,13 @@ def ask_machines(paths: Sequence[str]) -> list[Facts]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask = ray.remote(facts_here).options(num_cpus=0, max_retries=0)
+    ask = ray.remote(facts_here)
     asked = {}
     for node in ray.nodes():
         if node["Alive"]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[ask.options(scheduling_strategy=there).remote(list(paths), node["NodeManagerAddress"])] = node
+            on_it = ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            asked[on_it.remote(list(paths), node["NodeManagerAddress"])] = node
     found = []
     for answer, node in asked.items():
         try:
