@@ -138,6 +138,7 @@ def test_a_server_that_ignores_conditions_is_refused_by_doctor_and_by_a_sweep(tm
         assert "conditional writes are ignored" in doctor.output
 
 
+@pytest.mark.slow
 def test_nothing_secret_is_written_anywhere(machines: tuple[Machine, Machine], s3: S3, tmp_path: Path) -> None:
     one, _ = machines
     driver = one.tune()
