@@ -23,6 +23,8 @@ from raysweep.tracking.text import entity_key, plain, redact
 __all__ = ["front_table_url", "front_url", "preset_views", "sweeps_url", "view_url"]
 
 MAX_AXES = 6
+MAX_LINES = 4
+"""Of parallel coordinates in half a page: the names of more axes would run into each other."""
 FRONT = "-front"
 SWEEPS = "raysweep-sweeps"
 WORKFLOW = "workflowType=machine_learning"
@@ -170,7 +172,7 @@ def _charts(records: Sequence[TrialRecord], info: SweepInfo) -> dict[str, Any]:
             **common,
             "uuid": name("parallel"),
             "type": "PARALLEL",
-            "selectedParams": [entity_key(parameter) for parameter in _axes(records, info)],
+            "selectedParams": [entity_key(parameter) for parameter in _axes(records, info)[:MAX_LINES]],
             "selectedMetrics": ["privacy", "utility"],
             "showAllRuns": True,
         },
