@@ -209,7 +209,8 @@ class MlflowSink:
         retry_at = math.inf
         try:
             while status is None:
-                status = self._collect(min(retry_at, self._front_at if self._front_due else math.inf))
+                due = retry_at if self._failing else self._front_at if self._front_due else math.inf
+                status = self._collect(due)
                 if status is None and self._failing and time.monotonic() < retry_at:
                     continue
                 self._failing = not self._deliver(status)

@@ -397,3 +397,26 @@ def test_taken_port_gives_the_next_one() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert free_port("127.0.0.1", port) > port
+
+
+def test_waiting_for_a_tracker_that_is_down_costs_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two attempts the thread sleeps, whatever is due: trials in this process need the processor."""
+
+    def refused(self: MlflowSink) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(MlflowSink, "_connect", refused)
+    looks: list[float] = []
+    real = MlflowSink._collect
+
+    def counted(self: MlflowSink, until: float) -> object:
+        looks.append(until)
+        return real(self, until)
+
+    monkeypatch.setattr(MlflowSink, "_collect", counted)
+    sink = MlflowSink("http://127.0.0.1:9", fake.sweep_info(runs), patience_s=0.2)
+    sink.start()
+    for record in fake.sweep()[:4]:
+        sink.trial(record)
+    time.sleep(1.0)
+    assert len(looks) < 20
