@@ -54,7 +54,7 @@ def peaks(verb: str, faces: int, folder: Path, engine: str = "local") -> tuple[i
 def peak_bytes(words: Sequence[str], environment: Mapping[str, str]) -> int:
     """Bytes at the worst moment of a command, over all its processes.
 
-    What counts is memory that cannot be given back (RssAnon and RssShmem), not pages of files that the kernel drops when it needs the room.
+    What counts is memory that cannot be given back (anonymous and shared), not pages of files that the kernel drops when it needs the room.
 
     Raises:
         StoreError: the command failed; with what it said.
@@ -90,8 +90,9 @@ def _tree(root: int) -> list[int]:
 
 
 def _memory(pid: int) -> int:
+    """Of one process; pages that it shares (with a child that has just been forked) are divided."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+        return 0  # it has ended meanwhile
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
