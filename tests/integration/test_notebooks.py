@@ -43,6 +43,7 @@ def test_notebook(name: str, shared_cache: Path, tmp_path: Path, monkeypatch: py
     said = "".join(output.get("text", "") for output in outputs if output.output_type == "stream")
     assert "writing the report" in said, "the sweep tells in plain lines how far it is"
     assert "\x1b" not in said
-    warnings = [line for line in said.splitlines() if "Warning" in line]
+    # Without ipywidgets, which nothing here needs, tqdm says that it will draw its bars as text.
+    warnings = [line for line in said.splitlines() if "Warning" in line and "IProgress" not in line]
     assert not warnings, warnings
     assert list((tmp_path / "runs").glob("*/report/report.html"))
