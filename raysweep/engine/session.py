@@ -28,6 +28,9 @@ ENVIRONMENT = {
     # Ray Data 2.60 prints an error of no consequence for every actor pool (ray-project/ray#53727); failures come as exceptions.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Under `uv run` Ray would pack the working folder, runs and faces included, start every worker by a `uv run` of its own, and refuse to
+    # start below the folder of a project. Workers run this interpreter, and a cluster's machines have the project installed.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
 
