@@ -16,9 +16,19 @@ from raysweep.bench.stubs import Kernel, StubWorker
 from raysweep.bench.sweeps import NoTracker, Run, stub_sweep
 from raysweep.cli import main
 
+QUICK = ("R13", "R25")
+"""Those that take seconds."""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, bench in BENCHES.items() if not bench.gpu and not bench.asked])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.measure)
+        for name, bench in BENCHES.items()
+        if not bench.gpu and not bench.asked
+    ],
+)
 def test_every_measurement_yields_its_ratios(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

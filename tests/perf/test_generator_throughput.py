@@ -28,7 +28,7 @@ from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.models.zoo import open_zoo
 from raysweep.training.ciagan import SmallRecipe, draw_people
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.measure]
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 CPU = torch.device("cpu")

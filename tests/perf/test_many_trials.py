@@ -11,6 +11,7 @@ from raysweep.bench.many import growth, many
 
 
 @pytest.mark.slow
+@pytest.mark.measure
 @pytest.mark.timeout(1200)
 def test_the_last_of_two_thousand_trials_costs_what_the_first_did(tmp_path: Path) -> None:
     time, memory = many(How(tmp_path, tell=print))

@@ -14,7 +14,7 @@ import pytest
 
 from raysweep.bench.memory import COMMANDS, peaks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.slow, pytest.mark.measure, pytest.mark.timeout(7200)]
 
 FACES = int(os.environ.get("RAYSWEEP_MEMORY_FACES", "300"))
 ENGINE = os.environ.get("RAYSWEEP_MEMORY_ENGINE", "local")
