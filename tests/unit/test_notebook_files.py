@@ -48,7 +48,9 @@ def test_each_opens_with_its_title_and_names_no_machine(name: str) -> None:
     assert found[0]["cell_type"] == "markdown"
     assert "".join(found[0]["source"]).startswith("# ")
     text = json.dumps(found)
-    assert not re.search(r"(/home/|/root/|/tmp/|/work/|[A-Z]:\\\\\\\\)", text)
+    # Absolute paths: a slash that begins a word and has another one behind it. Those of addresses stand behind a colon or a name;
+    # the folder that the machines of cluster/*.yaml share is the same everywhere.
+    assert not re.search(r"(?<![\w.:/~<])/(?!mnt/raysweep)\w+/|[A-Z]:\\\\\\\\", text)
 
 
 @pytest.mark.parametrize("name", NAMES)
