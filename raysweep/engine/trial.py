@@ -103,7 +103,7 @@ def _climb(
         pool.wait(parts)
         if rung < len(passed):
             continue
-        found: Outcome = pool.result(pool.call("judge", task, fitted, parts, [], rung))
+        found: Outcome = pool.result(pool.call("judge_rung", task, fitted, parts, rung))
         passed.append(_passed(found, time.perf_counter() - started))
         empty = replace(found, metrics={}, attackers=(), evidence={})
         yield _record(task, fidelity, empty, "stopped", passed, started, stamp)

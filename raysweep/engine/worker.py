@@ -207,18 +207,9 @@ class TrialWorker:
         extra = self._darkroom(task, fitted).develop(self._askers[name], self._load(task, fitted))
         return replace(extra, seconds=time.perf_counter() - started)
 
-    def judge(
-        self,
-        task: TrialTask,
-        fitted: Fitted,
-        parts: list[Measured],
-        extras: Sequence[Extra] = (),
-        rung: int | None = None,
-    ) -> Outcome:
-        """Attack and score the measurements of all rows of a trial, or of one rung, in whatever order they come."""
+    def judge(self, task: TrialTask, fitted: Fitted, parts: list[Measured], extras: Sequence[Extra] = ()) -> Outcome:
+        """Attack and score the measurements of all rows of a trial, in whatever order they come."""
         started = time.perf_counter()
-        if rung is not None:
-            return self._judge_rung(task, fitted, parts, rung, started)
         order = np.concatenate([[self._position[int(row)] for row in part.rows] for part in parts]).astype(np.int64)
         if len(order) != len(self.rows) or len(np.unique(order)) != len(order):
             raise TrialError(f"trial {task.number}: {len(order)} rows measured, {len(self.rows)} expected")
@@ -238,8 +229,9 @@ class TrialWorker:
             evidence={**judgement.evidence, **self._sheet(task, fitted)},
         )
 
-    def _judge_rung(self, task: TrialTask, fitted: Fitted, parts: list[Measured], rung: int, started: float) -> Outcome:
-        """The same on the people of one rung, by attackers that need no pixels."""
+    def judge_rung(self, task: TrialTask, fitted: Fitted, parts: list[Measured], rung: int) -> Outcome:
+        """The same on the people of one rung below full fidelity, by attackers that need no pixels."""
+        started = time.perf_counter()
         rows, referee = self._rung(rung)
         order = np.concatenate([part.rows for part in parts])
         if not np.array_equal(np.sort(order), self.rows[rows]):
