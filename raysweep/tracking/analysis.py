@@ -14,7 +14,7 @@ from raysweep.engine.record import TrialRecord
 from raysweep.metrics.front import SelectedFront, confident_dominance, front_on_selection, hypervolume_band
 from raysweep.tracking.charts import TraceBand
 from raysweep.tracking.recompute import Evidence
-from raysweep.tracking.standing import Standing, standing
+from raysweep.tracking.standing import STAGES, Standing, referee_share, spent_by_stage, standing
 from raysweep.tracking.stored import StoredRun
 from raysweep.tracking.text import plain
 
@@ -26,10 +26,6 @@ MAX_COMPARED = 300
 """Among more trials than this only those shown are compared with each other."""
 MAX_TRACED = 60
 """Steps of the hypervolume trace that get a band."""
-REFEREE = "judge"
-"""Stage of `TrialRecord.seconds` that is the referee's."""
-STAGES = ("fit", "anonymize", "embed", "express", "realism", "develop", "judge")
-"""Stages that are work; `wall` is the time from start to end of a trial."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,7 @@ class Analysis:
     @property
     def referee_share(self) -> float:
         """The referee's part of all work, NaN when no time was recorded."""
-        total = sum(self.spent_s.values())
-        return self.spent_s.get(REFEREE, 0.0) / total if total else math.nan
+        return referee_share(self.spent_s)
 
 
 def analyse(run: StoredRun) -> Analysis:
@@ -94,11 +89,6 @@ def analyse(run: StoredRun) -> Analysis:
     draws = _draws(evidence, ranked)
     beaten = _beaten(ranked if len(ranked) <= MAX_COMPARED else shown, draws)
     final = [record for record in ranked if record.key in (chosen or state.front_keys)]
-    spent: dict[str, float] = {}
-    for record in run.records:
-        for stage in STAGES:
-            if stage in record.seconds:
-                spent[stage] = spent.get(stage, 0.0) + float(record.seconds[stage])
     return Analysis(
         run,
         state,
@@ -111,7 +101,7 @@ def analyse(run: StoredRun) -> Analysis:
         len(draws),
         _band(final, draws),
         tuple(_path(state, draws, selected is not None)),
-        spent,
+        spent_by_stage(run.records),
     )
 
 

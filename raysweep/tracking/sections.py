@@ -11,7 +11,7 @@ import numpy as np
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 from raysweep.schema import EXPRESSIONS
-from raysweep.tracking.analysis import REFEREE, Analysis, reasons
+from raysweep.tracking.analysis import Analysis, reasons
 from raysweep.tracking.charts import Curve, curves_chart, front_chart, gap_chart, risk_chart, trace_chart, zoom_of
 from raysweep.tracking.compared import compared
 from raysweep.tracking.parts import (
@@ -32,7 +32,7 @@ from raysweep.tracking.parts import (
     tabular,
 )
 from raysweep.tracking.recompute import Difference, shown_pair
-from raysweep.tracking.standing import searched, setting_words, varying
+from raysweep.tracking.standing import REFEREE, searched, setting_words, varying
 from raysweep.tracking.text import attacker_name, duration, number, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["attacker_rows", "attackers_by_setting", "front_rows", "gap_rows", "sections", "trial_rows"]

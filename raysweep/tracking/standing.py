@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,25 @@ from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.text import plain, setting_text
 
-__all__ = ["Standing", "TracePoint", "may_stand", "searched", "setting_words", "standing", "trace", "varying"]
+__all__ = [
+    "REFEREE",
+    "STAGES",
+    "Standing",
+    "TracePoint",
+    "may_stand",
+    "referee_share",
+    "searched",
+    "setting_words",
+    "spent_by_stage",
+    "standing",
+    "trace",
+    "varying",
+]
+
+STAGES = ("fit", "anonymize", "embed", "express", "realism", "develop", "judge")
+"""Stages of `TrialRecord.seconds` that are work; `wall` is the time from start to end of a trial."""
+REFEREE = "judge"
+"""The referee's."""
 
 
 @dataclass(frozen=True)
@@ -163,3 +182,19 @@ def may_stand(record: TrialRecord, info: SweepInfo) -> bool:
 
 def _points(records: Sequence[TrialRecord]) -> FloatArray:
     return np.array([[record.metrics["privacy"].value, record.metrics["utility"].value] for record in records])
+
+
+def spent_by_stage(records: Iterable[TrialRecord]) -> dict[str, float]:
+    """Seconds of work per stage, all workers together, over trials and controls."""
+    spent: dict[str, float] = {}
+    for record in records:
+        for stage in STAGES:
+            if stage in record.seconds:
+                spent[stage] = spent.get(stage, 0.0) + float(record.seconds[stage])
+    return spent
+
+
+def referee_share(spent: Mapping[str, float]) -> float:
+    """The referee's part of all work, NaN when no time was recorded."""
+    total = sum(spent.values())
+    return spent.get(REFEREE, 0.0) / total if total else math.nan

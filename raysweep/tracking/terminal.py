@@ -21,7 +21,7 @@ from raysweep.engine.record import TrialRecord
 from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.note import reading
 from raysweep.tracking.running import RunningFront
-from raysweep.tracking.standing import Standing, setting_words, standing, varying
+from raysweep.tracking.standing import Standing, referee_share, setting_words, spent_by_stage, standing, varying
 from raysweep.tracking.text import duration, number, plain, setting_text, stopped_text, with_interval, worst_attacker
 
 __all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline"]
@@ -491,6 +491,10 @@ def print_closing(
     if failed:
         count = "1 trial failed" if len(failed) == 1 else f"{len(failed)} trials failed, first"
         parts.append(Text(f"\n{count}: #{failed[0].number}: {plain(failed[0].reason, 200)}", style="red"))
+    spent = spent_by_stage(records)
+    if sum(spent.values()):
+        worked = duration(sum(spent.values()))
+        parts.append(Text(f"\nwork of all workers {worked}; the referee took {referee_share(spent):.1%} of it"))
     parts += [Text(plain(note, 1000), style="yellow") for note in notes]
     console.print(Group(*parts))
     # A path or link must stay whole to be clicked or copied: no wrapping.

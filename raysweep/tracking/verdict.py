@@ -98,10 +98,10 @@ def caveats(found: Analysis) -> list[str]:
         lines.append(
             f"{unranked} complete trials are not ranked, because privacy or utility is not a number (or they ran at a lower fidelity)."
         )
-    undertrained = [record for record in state.ranked if _true(record.metrics.get("privacy/attacker_undertrained"))]
+    undertrained = [record for record in state.ranked if _true(record.metrics.get("attack/undertrained"))]
     if undertrained:
         lines.append(
-            f"In {len(undertrained)} trials an attacker was still learning with all its data: a larger set would lower P."
+            f"In {len(undertrained)} trial{'s' * (len(undertrained) > 1)} an attacker was still learning with all its data: a larger set would lower P."
         )
     weak = [
         plain(name.removeprefix("clear/"), 60)

@@ -17,6 +17,7 @@ from fake_sweep import HOSTILE, failed, record, sweep, sweep_info
 
 from raysweep.engine.evidence import SHEET
 from raysweep.errors import ConfigError, StoreError
+from raysweep.metrics.catalogue import describe
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking import report
 from raysweep.tracking.analysis import analyse, reasons
@@ -261,6 +262,12 @@ def test_caveats(tmp_path: Path) -> None:
     assert "Only 7 people" in caveats(analyse(few))[0]
     lost = replace(few, missing={"a": "x.npz is not there", "common": "gone"})
     assert any(line.startswith("1 trial has no evidence") for line in caveats(analyse(lost)))
+    hungry = record(0, 0.5, 0.5)
+    hungry = replace(hungry, metrics={**hungry.metrics, "attack/undertrained": MetricValue(1.0)})
+    assert any(
+        "In 1 trial an attacker was still learning" in line for line in caveats(analyse(plain_run(tmp_path, [hungry])))
+    )
+    assert describe("attack/undertrained") is not None, "a name that the referee gives"
     on_e = [record(0, 0.5, 0.5, attackers=({"attacker": "A1", "selected": True, "selected_on": "E"},))]
     assert any("chosen on the very people" in line for line in caveats(analyse(plain_run(tmp_path, on_e))))
 

@@ -157,6 +157,16 @@ def test_closing_words(tmp_path: Path, width: int) -> None:
     assert "\x1b" not in text
 
 
+def test_the_referees_share_of_the_work_is_printed(tmp_path: Path) -> None:
+    console, raw = lines()
+    timed = [record(n, 0.5, 0.5, seconds={"fit": 6.0, "embed": 2.0, "judge": 2.0, "wall": 90.0}) for n in range(3)]
+    print_closing(console, timed, sweep_info(tmp_path))
+    assert "work of all workers 30 s; the referee took 20.0% of it" in raw.getvalue().decode()
+    console, raw = lines()
+    print_closing(console, [record(0, 0.5, 0.5, seconds={})], sweep_info(tmp_path))
+    assert "the referee took" not in raw.getvalue().decode()
+
+
 def test_front_table_hides_what_does_not_vary(tmp_path: Path) -> None:
     records = [record(n, 0.1 * n, 1 - 0.1 * n, setting={"kernel_size": 11 + 2 * n, "fixed": 5}) for n in range(4)]
     table = front_table(records, sweep_info(tmp_path))
