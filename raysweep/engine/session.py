@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -28,6 +29,8 @@ ENVIRONMENT = {
     # Ray Data 2.60 prints an error of no consequence for every actor pool (ray-project/ray#53727); failures come as exceptions.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # A call whose answer nobody asked for, of Ray's own helpers: what we ask for is raised here.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Under `uv run` Ray would pack the working folder, runs and faces included, start every worker by a `uv run` of its own, and refuse to
     # start below the folder of a project. Workers run this interpreter, and a cluster's machines have the project installed.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -218,12 +221,28 @@ def _advice(address: str | None, error: Exception) -> str:
     return f"no Ray cluster can be joined at {address!r}: {reason}. Is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"
 
 
+def _short_of_memory(error: BaseException) -> SessionError:
+    found = re.search(r"was ([\d.]+ ?GB) used / ([\d.]+ ?GB)", str(error))
+    much = f" ({found[1]} of {found[2]} were in use, by all programs)" if found else ""
+    return SessionError(
+        f"this machine ran short of memory{much}, so Ray ended workers. Close what else runs here, or use fewer workers "
+        "(workers=1) or smaller batches (measure_batch=32); the same command goes on"
+    )
+
+
 def our_error(error: BaseException) -> BaseException:
-    """Our own error inside what Ray made of it, without the advice on retries that Ray Data appends; else the error itself."""
+    """Our own error inside what Ray made of it, without the advice on retries that Ray Data appends; else the error itself.
+
+    That Ray ended workers for want of memory is no bug of anybody: it becomes a `SessionError`.
+    """
+    from ray.exceptions import OutOfMemoryError
+
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
         seen.append(current)
+        if isinstance(current, OutOfMemoryError):
+            return _short_of_memory(current)
         inner = getattr(current, "cause", None) or current.__cause__
         if isinstance(current, RaysweepError) and not isinstance(inner, RaysweepError):
             return type(current)(str(current).split(RETRY_ADVICE)[0])
