@@ -223,6 +223,10 @@ class LineView(LiveView):
         self._printed: dict[str, tuple[float, int, int | None]] = {}
         self._served_at = -math.inf
 
+    def __enter__(self) -> Self:
+        self._print("starting")  # Ray and the libraries take seconds, on a busy machine many
+        return self
+
     def note(self, text: str) -> None:
         """Print it."""
         self._print(plain(text, 1000))

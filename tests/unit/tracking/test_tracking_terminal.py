@@ -40,7 +40,8 @@ def test_lines_have_no_escape_codes_and_are_not_broken(tmp_path: Path) -> None:
         view.note("[red]tracker[/red] is down\x1b[2J")
     text = raw.getvalue().decode()
     assert "\x1b" not in text
-    assert len(text.splitlines()) == 1 + len(sweep()) + 3
+    assert text.splitlines()[0].endswith("] starting")
+    assert len(text.splitlines()) == 2 + len(sweep()) + 3
     assert "drawing faces 1,200/1,200, 950 faces/s" in text
     assert "P undefined" in text
     assert "FAILED: the generator diverged" in text
