@@ -100,6 +100,10 @@ class RunSettings(BaseModel):
     bootstrap: int = Field(1000, ge=100, le=100_000, description="resamplings of identities per interval")
     frame: FrameSettings = FrameSettings()
     roles: RolesSettings | None = None
+    conflicts: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="the same image under two identities, byte for byte: refuse the data set, or leave such images out",
+    )
 
     @field_validator("budget", "trial_timeout", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,12 +58,21 @@ class Faces:
         store: reference store of the clear faces.
         references: its content.
         zoo: the models that measured it.
+        conflicting: images left out because their bytes stand under two identities.
     """
 
     source: Source
     store: ReferenceStore
     references: References
     zoo: Zoo
+    conflicting: int = 0
+
+    def left_out(self) -> dict[str, int]:
+        """How many images are not used, by reason."""
+        reasons = Counter(str(row["reason"]) for row in self.references.quarantine)
+        if self.conflicting:
+            reasons["the same image under two identities"] = self.conflicting
+        return dict(sorted(reasons.items()))
 
 
 def frame_of(run: RunSettings, synthetic: bool) -> Frame:
@@ -117,7 +127,7 @@ def open_faces(
     source, zoo = found or find_faces(data, kind, models)
     frame = frame_of(run, source.synthetic)
     view.stage("reading faces", 0, len(source))
-    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])
+    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32], conflicts=run.conflicts)
     view.stage("reading faces", len(source), len(source))
     labels = shards.labels()
     # Too few identities are told before hours of detection, not after.
@@ -134,7 +144,7 @@ def open_faces(
     if not store.exists():
         _prepare(run.engine, shards, zoo, frame, store, workers() if callable(workers) else workers, view)
     references = store.load(dataset=source.name, seed=run.seed, shares=shares_of(run), need_privacy=need_privacy)
-    return Faces(source, store, references, zoo)
+    return Faces(source, store, references, zoo, len(shards.dropped))
 
 
 def _prepare(

@@ -596,9 +596,6 @@ def planned_trials(space: Space, run: RunSettings) -> int:
 
 def _about(faces: Faces) -> dict[str, Any]:
     table = faces.references.faces.table
-    reasons: dict[str, int] = {}
-    for row in faces.references.quarantine:
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
     return {
         "dataset": faces.source.name,
         "synthetic": faces.source.synthetic,
@@ -608,7 +605,7 @@ def _about(faces: Faces) -> dict[str, Any]:
             for role in ("G", "T", "S", "E")
             if len(rows := table.rows(role))
         },
-        "quarantined": reasons,
+        "quarantined": faces.left_out(),
         "models": tuple(
             ModelInfo(
                 item.name,

@@ -34,10 +34,7 @@ def faces_table(faces: Faces) -> RenderableType:
 
     table = faces.references.faces.table
     rows = [("usable faces", str(len(table)), "")]
-    reasons: dict[str, int] = {}
-    for row in faces.references.quarantine:
-        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + 1
-    rows += [("quarantined", str(count), plain(reason, 80)) for reason, count in sorted(reasons.items())]
+    rows += [("quarantined", str(count), plain(reason, 80)) for reason, count in faces.left_out().items()]
     for role, meaning in (("G", "background"), ("T", "attacker training"), ("S", "selection"), ("E", "evaluation")):
         chosen = table.identity[table.rows(role)]
         rows.append((f"role {role}", str(len(chosen)), f"{meaning}, {len(np.unique(chosen[chosen >= 0]))} identities"))

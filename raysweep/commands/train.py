@@ -32,7 +32,7 @@ EXAMPLES = (
     "python -m raysweep train inpainting steps=4 batch_size=4 --data synthetic:identities=40,images_per_identity=7",
 )
 
-RUN_KEYS = ("seed", "frame", "roles")
+RUN_KEYS = ("seed", "frame", "roles", "conflicts")
 """Run settings that a training takes."""
 
 

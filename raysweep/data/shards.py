@@ -350,9 +350,10 @@ class _Duplicates:
             for group in groups[:10]
         ]
         more = [f"  ... and {len(groups) - 10} more"] if len(groups) > 10 else []
+        images = "1 image stands" if len(groups) == 1 else f"{len(groups)} images stand"
         head = (
-            f"{name}: {len(groups)} images stand under two identities, byte for byte; who they show is not known. "
-            "Correct the labels, remove them, or have them left out (conflicts='drop')"
+            f"{name}: {images} under two identities, byte for byte; who they show is not known. "
+            "Correct the labels, remove them, or have a sweep leave them out (conflicts=drop)"
         )
         return "\n".join([head, *shown, *more])
 

@@ -107,7 +107,7 @@ def prepare_pupils(
     zoo = zoo.only([name for name, item in zoo.found.items() if item.entry.task not in ("embedder", "expression")])
     frame = frame_of(run, source.synthetic)
     view.stage("reading faces", 0, len(source))
-    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32])
+    shards = write_shards(source, cache_root() / "shards" / source.digest()[:32], conflicts=run.conflicts)
     view.stage("reading faces", len(source), len(source))
     store = ReferenceStore.at(shards, frame, zoo)
     if not store.exists():

@@ -182,7 +182,7 @@ def test_the_same_image_under_two_identities_is_refused_or_dropped(tmp_path: Pat
     source = some()
     twin = source.faces[0][3]
     source.faces += [("x", "other", None, twin), ("y", None, None, source.faces[4][3])]
-    with pytest.raises(DataError, match=r"(?s)1 images stand under two identities.*0 \(p0\) = x \(other\)"):
+    with pytest.raises(DataError, match=r"(?s)1 image stands under two identities.*0 \(p0\) = x \(other\)"):
         write_shards(source, tmp_path / "set")
     assert leftovers(tmp_path) == []
     written = write_shards(source, tmp_path / "set", conflicts="drop")
