@@ -43,6 +43,7 @@ EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_METRICS_PER_CALL = 900
 MAX_TAGS_PER_CALL = 90
 NOTE = "mlflow.note.content"
+COMPARE_X, COMPARE_Y = "P", "U"
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 FRONT_REST = 9.0
@@ -409,6 +410,10 @@ class MlflowSink:
         seconds = {f"seconds/{stage}": MetricValue(float(value)) for stage, value in record.seconds.items()}
         params: dict[str, object] = {"anonymizer": record.anonymizer, **record.setting}
         params.update({f"fidelity.{key}": value for key, value in record.fidelity.items()})
+        params, metrics = (
+            {**params, **_compare_param(record.metrics)},
+            [*metrics, *_compare_metric(record.metrics, ended_ms)],
+        )
         tags: dict[str, object] = {
             "raysweep.sweep_key": entity_key(self.info.key),
             "raysweep.number": record.number,
@@ -546,6 +551,23 @@ def _metrics(values: Mapping[str, MetricValue], stamp_ms: int) -> tuple[list[Any
             if math.isfinite(bound):
                 metrics.append(Metric(f"{key}_{end}", float(bound), stamp_ms, 0))
     return metrics, tags
+
+
+def _compare_param(values: Mapping[str, MetricValue]) -> dict[str, object]:
+    """P once more, as a parameter; with `_compare_metric` it makes the scatter plot of MLflow's Compare page open on P and U.
+
+    The page takes the first parameter by name for x and the first metric for y, and nothing can tell it otherwise (3.17). Capitals sort first.
+    """
+    privacy = values.get("privacy")
+    return {COMPARE_X: f"{privacy.value:.6g}"} if privacy is not None and privacy.ok else {}
+
+
+def _compare_metric(values: Mapping[str, MetricValue], stamp_ms: int) -> list[Any]:
+    """U once more; see `_compare_param`."""
+    from mlflow.entities import Metric
+
+    utility = values.get("utility")
+    return [Metric(COMPARE_Y, float(utility.value), stamp_ms, 0)] if utility is not None and utility.ok else []
 
 
 def _curves(curves: Mapping[str, Sequence[float]], stamp_ms: int, taken: set[str]) -> tuple[list[Any], dict[str, str]]:

@@ -88,6 +88,11 @@ def test_a_sweep_in_mlflow(runs: Path) -> None:
     assert child.data.metrics["privacy_lo"] == records[3].metrics["privacy"].lo
     assert child.data.metrics["privacy/naive"] == 0.97
     assert child.data.metrics["seconds/fit"] == 4.2
+    # What the scatter plot of the Compare page opens on: its first parameter and its first metric.
+    assert min(child.data.params) == "P"
+    assert float(child.data.params["P"]) == pytest.approx(records[3].metrics["privacy"].value, rel=1e-5)
+    assert min(child.data.metrics) == "U"
+    assert child.data.metrics["U"] == records[3].metrics["utility"].value
     assert "realism/lpips" not in child.data.metrics
     assert child.data.tags["undefined.realism/lpips"] == "no weights for the alexnet backbone"
     assert child.data.tags["raysweep.worst_attacker"] == "adaptive_head on small_a"
@@ -101,6 +106,7 @@ def test_a_sweep_in_mlflow(runs: Path) -> None:
     (failed,) = [run for run in children.values() if run.data.tags["state"] == "failed"]
     assert failed.info.status == "FAILED"
     assert "privacy" not in failed.data.metrics
+    assert "P" not in failed.data.params
     undefined = children[f"{19:08x}"]
     assert "privacy" not in undefined.data.metrics
     assert undefined.data.tags["undefined.privacy"] == "identities without repeats"
@@ -236,7 +242,7 @@ def test_many_entities_are_split_into_calls(runs: Path) -> None:
     uri = default_tracking_uri(runs)
     assert MlflowSink(uri, fake.sweep_info(runs)).finish([record]).not_logged == ()
     _, children = runs_of(uri)
-    assert len(children[record.key].data.params) == 152
+    assert len(children[record.key].data.params) == 153
     assert len(client(uri).get_metric_history(children[record.key].info.run_id, "train/loss")) == 3000
 
 
