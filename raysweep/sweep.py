@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -31,7 +30,7 @@ from raysweep.engine.items import work_items
 from raysweep.engine.lease import LeaseLostError
 from raysweep.engine.ledger import Ledger
 from raysweep.engine.pools import LocalPool, Pool, RayPool, WorkerOf, default_workers, trial_worker
-from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.record import TrialRecord, TrialTask, Work
 from raysweep.engine.runs import choose_run, folder_name, sweep_file, write_settings
 from raysweep.engine.session import cpu_share
 from raysweep.engine.states import StateStore
@@ -335,8 +334,8 @@ class _Driver:
             self._proposer = proposer
             ladder = Ladder(run.rungs, run.eta)
             *rungs, chunks = work_items(self._faces.references.faces, protocol_of(run), ladder, run.seed)
-            whole = [*itertools.chain.from_iterable(rungs), *chunks]
-            fidelity = self._fidelity(whole)
+            work = Work(chunks, rungs)
+            work = replace(work, fidelity=self._fidelity(work.whole.chunks))
             halving = Halving(ladder)
             for record in known:
                 halving.restore(record)
@@ -345,28 +344,26 @@ class _Driver:
                 if isinstance(pool, RayPool):
                     from raysweep.search.tuner import tune_trials
 
-                    with self._beside(lambda: self._controls(pool.client(), whole, fidelity)):
+                    with self._beside(lambda: self._controls(pool.client(), work.whole)):
                         tune_trials(
                             proposer,
                             self._task,
                             pool.client(),
-                            chunks,
-                            fidelity,
+                            work,
                             folder=folder,
-                            rungs=rungs,
                             climbs=halving.decide,
                             on_record=self._finish,
                             on_start=self._start,
                             deadline=deadline,
                         )
                 else:
-                    self._controls(pool, whole, fidelity)
+                    self._controls(pool, work.whole)
                     while (deadline is None or time.monotonic() < deadline) and (
                         proposal := proposer.ask()
                     ) is not None:
                         task = self._task(proposal)
                         self._start(task)
-                        record = run_trial(task, pool, chunks, fidelity, rungs=rungs, climbs=halving.decide)
+                        record = run_trial(task, pool, work, climbs=halving.decide)
                         self._finish(record)
                         fault_point("sampler.before_tell")
                         proposer.tell(record)
@@ -506,14 +503,14 @@ class _Driver:
             setting = dict(get_anonymizer(name, allow_file=True)(**given).setting)
             yield "control-" + self.key_of(name, setting), control, name, setting
 
-    def _controls(self, pool: Pool, chunks: Sequence[IntArray], fidelity: Mapping[str, int]) -> None:
+    def _controls(self, pool: Pool, work: Work) -> None:
         """Rows that show the ends of the scale: the clear face, nothing at all, and a generator that has learned nothing."""
         for key, control, name, setting in self._wanted_controls():
             if key not in self._ledger.records and not self._stopping.is_set():
                 task = TrialTask(
                     key, -1, name, setting, self._config.run.seed, control, protocol_of(self._config.run).extras
                 )
-                self._finish(run_trial(task, pool, chunks, fidelity))
+                self._finish(run_trial(task, pool, work))
 
     def _start(self, task: TrialTask) -> None:
         with self._lock:

@@ -16,7 +16,7 @@ from raysweep.bench.overhead import make_proposer
 from raysweep.bench.stubs import Kernel, StubPlan, items, stub_worker
 from raysweep.bench.sweeps import NoTracker, Run, stub_sweep
 from raysweep.engine.pools import LocalPool
-from raysweep.engine.record import TrialTask
+from raysweep.engine.record import TrialTask, Work
 from raysweep.engine.trial import run_trial
 
 __all__ = ["record_cost", "slow_server", "tracker_cost"]
@@ -85,11 +85,11 @@ def _dropped(trials: int) -> float:
     pool = LocalPool(StubPlan(), worker_of=stub_worker(KERNEL))
     started = time.perf_counter()
     for number in range(3):
-        run_trial(TrialTask(f"control-{number}", -1, "stub", {}, 0, "stub"), pool, items(1), {})
+        run_trial(TrialTask(f"control-{number}", -1, "stub", {}, 0, "stub"), pool, Work(items(1)))
     proposer = make_proposer(trials)
     while (proposal := proposer.ask()) is not None:
         task = TrialTask(f"trial-{proposal.number}", proposal.number, proposal.anonymizer, proposal.setting, 0)
-        proposer.tell(run_trial(task, pool, items(1), {}))
+        proposer.tell(run_trial(task, pool, Work(items(1))))
     return time.perf_counter() - started
 
 

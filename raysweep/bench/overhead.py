@@ -19,7 +19,7 @@ from raysweep.bench.finding import Finding, How
 from raysweep.bench.steady import steady_rate
 from raysweep.bench.stubs import Kernel, StubPlan, items, stub_worker
 from raysweep.engine.pools import RayPool, RayPoolClient
-from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.record import TrialRecord, TrialTask, Work
 from raysweep.engine.session import start_ray
 from raysweep.engine.trial import run_trial
 from raysweep.search.sampler import Proposal, Proposer
@@ -98,7 +98,7 @@ def run_on_pool(client: RayPoolClient, trials: int, count: int) -> list[TrialRec
                 number = next(numbers, None)
             if number is None:
                 return
-            record = run_trial(TrialTask(f"trial-{number}", number, "stub", {}, 0), client, items(count), {})
+            record = run_trial(TrialTask(f"trial-{number}", number, "stub", {}, 0), client, Work(items(count)))
             with lock:
                 records.append(record)
 
@@ -134,10 +134,8 @@ def _through_tune(client: RayPoolClient, trials: int) -> list[TrialRecord]:
             make_proposer(trials),
             task,
             client,
-            items(ITEMS),
-            {},
+            Work(items(ITEMS)),
             folder=Path(folder),
-            rungs=(),
             climbs=lambda record: True,
             on_record=records.append,
             on_start=lambda task: None,

@@ -7,7 +7,7 @@ import statistics
 from raysweep.bench.drawn import drawn_faces, own_cache, worker_plan
 from raysweep.bench.finding import Finding, How
 from raysweep.engine.pools import LocalPool
-from raysweep.engine.record import TrialTask
+from raysweep.engine.record import TrialTask, Work
 from raysweep.engine.trial import run_trial
 
 __all__ = ["rungs"]
@@ -28,8 +28,8 @@ def rungs(how: How) -> list[Finding]:
         for turn in range(how.repeats + 1):
             how.tell(f"R9: {len(faces.references.faces)} faces, whole and by {RUNGS} rungs, round {turn + 1}")
             task = TrialTask(f"trial-{turn}", turn, "blur", {"kernel_size": 11 + 10 * turn}, 0)
-            whole = run_trial(task, pool, everything, {})
-            climbed = run_trial(task, pool, rest, {}, rungs=lower, climbs=lambda record: True)
+            whole = run_trial(task, pool, Work(everything))
+            climbed = run_trial(task, pool, Work(rest, lower), climbs=lambda record: True)
             if {name: value.value for name, value in whole.metrics.items() if value.ok} != {
                 name: value.value for name, value in climbed.metrics.items() if value.ok
             }:

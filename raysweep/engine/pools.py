@@ -316,7 +316,7 @@ class _Dispatcher:
             left = self._spent.left(key)
             done, _ = await asyncio.wait([answer], timeout=None if left is None else LOOK_S)
             if done:
-                died = isinstance(answer.exception(), ray.exceptions.RayActorError)
+                died = _is_death(answer.exception())
                 if died:
                     self._leave(index)
                 return died
@@ -376,24 +376,20 @@ class RayPoolClient:
 
     def result(self, handle: _Handle) -> Any:
         """Wait for the value; what the item raised is raised again in its own type."""
-        import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
         try:
             return _fetch(handle)
-        except RayTaskError as error:
-            cause = error.cause
+        except RayError as error:
+            # Inside a task's error is that of an item which this one was to use.
+            cause: BaseException | None = error
             while isinstance(cause, RayTaskError):
                 cause = cause.cause
-            if isinstance(cause, ray.exceptions.ObjectLostError):
+            if isinstance(cause, ObjectLostError):
                 raise _lost(cause) from error
-            if isinstance(cause, ray.exceptions.RayActorError):  # of an item that this one was to use
+            if cause is not None and _is_death(cause):
                 raise _died(cause) from error
             raise (cause if isinstance(cause, Exception) else error) from None
-        except ray.exceptions.ObjectLostError as error:
-            raise _lost(error) from error
-        except ray.exceptions.RayActorError as error:
-            raise _died(error) from error
 
     def serving(self) -> int:
         """Workers that take items now; fewer than `size` while some are being started again."""
@@ -406,6 +402,13 @@ class RayPoolClient:
         import ray
 
         return int(ray.get(self._dispatcher.faces.remote()))
+
+
+def _is_death(error: BaseException | None) -> bool:
+    """Whether it says that a worker's process is gone; an actor that Ray ends for want of memory has an error of its own."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    return isinstance(error, RayActorError | OutOfMemoryError)
 
 
 def _died(error: BaseException) -> TrialError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,9 @@ from raysweep.search.parameters import Value
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Outcome", "TrialRecord", "TrialTask"]
+    from raysweep.schema import IntArray
+
+__all__ = ["Outcome", "TrialRecord", "TrialTask", "Work"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,26 @@ class TrialTask:
     seed: int
     control: str = ""
     extras: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured of every trial of a sweep.
+
+    Attributes:
+        chunks: row numbers, each chunk one work item; with rungs, what they leave for full fidelity.
+        rungs: chunks of each rung below full fidelity, only what is new on it.
+        fidelity: recorded as it is.
+    """
+
+    chunks: Sequence[IntArray]
+    rungs: Sequence[Sequence[IntArray]] = ()
+    fidelity: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> Work:
+        """The same rows at full fidelity at once."""
+        return Work([*itertools.chain.from_iterable(self.rungs), *self.chunks], fidelity=self.fidelity)
 
 
 @dataclass(frozen=True)

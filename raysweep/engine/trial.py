@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from raysweep.engine.checked import checked
 from raysweep.engine.pools import ResultLostError
-from raysweep.engine.record import Outcome, TrialRecord, TrialTask
+from raysweep.engine.record import Outcome, TrialRecord, TrialTask, Work
 from raysweep.errors import RaysweepError, StoreError
 
 if TYPE_CHECKING:
     from raysweep.engine.pools import Pool
-    from raysweep.schema import IntArray
 
 __all__ = ["failed_record", "run_trial", "trial_records"]
 
@@ -27,19 +26,17 @@ MACHINES_LOST = 3
 def run_trial(
     task: TrialTask,
     pool: Pool,
-    chunks: Sequence[IntArray],
-    fidelity: Mapping[str, int],
-    stamp: Callable[[], float] = time.time,
-    rungs: Sequence[Sequence[IntArray]] = (),
+    work: Work,
     climbs: Callable[[TrialRecord], bool] | None = None,
+    stamp: Callable[[], float] = time.time,
 ) -> TrialRecord:
     """Run a task to its end; an error becomes a failed record with its reason, it does not stop the sweep.
 
     Args:
-        task, pool, chunks, fidelity, stamp, rungs: as in `trial_records`.
+        task, pool, work, stamp: as in `trial_records`.
         climbs: asked after each rung below full fidelity, with the record as it would be; False ends the trial there.
     """
-    for record in trial_records(task, pool, chunks, fidelity, stamp, rungs):
+    for record in trial_records(task, pool, work, stamp):
         if record.state == "stopped" and (climbs is None or climbs(record)):
             continue
         return record
@@ -47,103 +44,87 @@ def run_trial(
 
 
 def trial_records(
-    task: TrialTask,
-    pool: Pool,
-    chunks: Sequence[IntArray],
-    fidelity: Mapping[str, int],
-    stamp: Callable[[], float] = time.time,
-    rungs: Sequence[Sequence[IntArray]] = (),
+    task: TrialTask, pool: Pool, work: Work, stamp: Callable[[], float] = time.time
 ) -> Iterator[TrialRecord]:
     """The record of a trial as it would be if it were stopped after each rung, then its final one.
 
     Args:
         task: what to run.
         pool: where.
-        chunks: row numbers, each chunk one work item; with rungs, what is left for full fidelity.
-        fidelity: recorded as it is.
+        work: on which rows.
         stamp: the wall clock.
-        rungs: chunks of each rung below full fidelity, only what is new on it.
     """
-    started = time.perf_counter()
-    passed: list[dict[str, float]] = []
+    climb = _Climb(task, work, stamp)
     try:
         for lost in range(MACHINES_LOST + 1):
             try:
-                yield from _climb(task, pool, chunks, fidelity, stamp, rungs, passed, started)
+                yield from climb.records(pool)
                 break
             except ResultLostError:  # every step is a function of the task alone: from the start again
                 if lost == MACHINES_LOST:
                     raise
     except RaysweepError as error:
-        yield failed_record(task, fidelity, str(error), stamp())
+        yield failed_record(task, work.fidelity, str(error), stamp())
     except Exception as error:
         # An anonymizer is anybody's code: whatever it raises fails its trial and is reported, not hidden.
         last = traceback.extract_tb(error.__traceback__)[-1:]
         place = f" ({last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno})" if last else ""
-        yield failed_record(task, fidelity, f"{type(error).__name__}: {error}{place}", stamp())
+        yield failed_record(task, work.fidelity, f"{type(error).__name__}: {error}{place}", stamp())
 
 
-def _climb(
-    task: TrialTask,
-    pool: Pool,
-    chunks: Sequence[IntArray],
-    fidelity: Mapping[str, int],
-    stamp: Callable[[], float],
-    rungs: Sequence[Sequence[IntArray]],
-    passed: list[dict[str, float]],
-    started: float,
-) -> Iterator[TrialRecord]:
-    """All steps; rungs that are in `passed` already are measured and not told again."""
-    # Each step waits for the one before, so that no worker sits waiting for another worker's result.
-    fitted = pool.call("fit", task)
-    pool.wait([fitted])
-    parts: list[Any] = []
-    for rung, new in enumerate(rungs):
-        parts += [pool.call("measure", task, fitted, rows) for rows in new]
-        pool.wait(parts)
-        if rung < len(passed):
-            continue
-        found: Outcome = pool.result(pool.call("judge_rung", task, fitted, parts, rung))
-        passed.append(_passed(found, time.perf_counter() - started))
-        empty = replace(found, metrics={}, attackers=(), evidence={})
-        yield _record(task, fidelity, empty, "stopped", passed, started, stamp)
-    parts += [pool.call("measure", task, fitted, rows) for rows in chunks]
-    extras = [pool.call("develop", task, fitted, name) for name in task.extras]
-    pool.wait([*parts, *extras])
-    outcome: Outcome = pool.result(pool.call("judge", task, fitted, parts, extras))
-    yield _record(task, fidelity, outcome, "complete", passed, started, stamp)
+class _Climb:
+    """One trial on its way through the rungs; it keeps what it has told already, should it have to start again."""
 
+    def __init__(self, task: TrialTask, work: Work, stamp: Callable[[], float]) -> None:
+        self._task, self._work, self._stamp = task, work, stamp
+        self._started = time.perf_counter()
+        self._passed: list[dict[str, float]] = []
 
-def _record(
-    task: TrialTask,
-    fidelity: Mapping[str, int],
-    outcome: Outcome,
-    state: Literal["complete", "stopped"],
-    passed: Sequence[Mapping[str, float]],
-    started: float,
-    stamp: Callable[[], float],
-) -> TrialRecord:
-    seconds = {**outcome.seconds, "wall": time.perf_counter() - started}
-    record = TrialRecord(
-        key=task.key,
-        number=task.number,
-        anonymizer=task.anonymizer,
-        setting=dict(task.setting),
-        fidelity={**fidelity, **outcome.fidelity},
-        state=state,
-        reason="" if state == "complete" else "discarded on a lower rung: too far behind the others there",
-        metrics=outcome.metrics,
-        attackers=tuple(_plain(row) for row in outcome.attackers),
-        curves=outcome.curves,
-        seconds={stage: round(value, 4) for stage, value in seconds.items()},
-        control=task.control,
-        seed=task.seed,
-        rungs=tuple(passed),
-        notes=_plain(outcome.notes),
-        ended_at=stamp(),
-        evidence=outcome.evidence,
-    )
-    return checked(record) if state == "complete" else record
+    def records(self, pool: Pool) -> Iterator[TrialRecord]:
+        """All steps; rungs that were told already are measured and not told again."""
+        task = self._task
+        # Each step waits for the one before, so that no worker sits waiting for another worker's result.
+        fitted = pool.call("fit", task)
+        pool.wait([fitted])
+        parts: list[Any] = []
+        for rung, new in enumerate(self._work.rungs):
+            parts += [pool.call("measure", task, fitted, rows) for rows in new]
+            pool.wait(parts)
+            if rung < len(self._passed):
+                continue
+            found: Outcome = pool.result(pool.call("judge_rung", task, fitted, parts, rung))
+            self._passed.append(_passed(found, self._seconds()))
+            yield self._record(replace(found, metrics={}, attackers=(), evidence={}), "stopped")
+        parts += [pool.call("measure", task, fitted, rows) for rows in self._work.chunks]
+        extras = [pool.call("develop", task, fitted, name) for name in task.extras]
+        pool.wait([*parts, *extras])
+        yield self._record(pool.result(pool.call("judge", task, fitted, parts, extras)), "complete")
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _record(self, outcome: Outcome, state: Literal["complete", "stopped"]) -> TrialRecord:
+        task, seconds = self._task, {**outcome.seconds, "wall": self._seconds()}
+        record = TrialRecord(
+            key=task.key,
+            number=task.number,
+            anonymizer=task.anonymizer,
+            setting=dict(task.setting),
+            fidelity={**self._work.fidelity, **outcome.fidelity},
+            state=state,
+            reason="" if state == "complete" else "discarded on a lower rung: too far behind the others there",
+            metrics=outcome.metrics,
+            attackers=tuple(_plain(row) for row in outcome.attackers),
+            curves=outcome.curves,
+            seconds={stage: round(value, 4) for stage, value in seconds.items()},
+            control=task.control,
+            seed=task.seed,
+            rungs=tuple(self._passed),
+            notes=_plain(outcome.notes),
+            ended_at=self._stamp(),
+            evidence=outcome.evidence,
+        )
+        return checked(record) if state == "complete" else record
 
 
 def _passed(outcome: Outcome, wall: float) -> dict[str, float]:

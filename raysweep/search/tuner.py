@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from ray.util import get_node_ip_address
 
 from raysweep.engine.evidence import pack, unpack
 from raysweep.engine.pools import RayPoolClient
-from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.record import TrialRecord, TrialTask, Work
+from raysweep.engine.session import our_error
 from raysweep.engine.trial import failed_record, trial_records
-from raysweep.schema import IntArray
 from raysweep.search.sampler import Proposal, Proposer
 
 __all__ = ["tune_trials"]
@@ -34,11 +34,9 @@ def tune_trials(
     proposer: Proposer,
     make_task: Callable[[Proposal], TrialTask],
     client: RayPoolClient,
-    chunks: Sequence[IntArray],
-    fidelity: Mapping[str, int],
+    work: Work,
     *,
     folder: Path,
-    rungs: Sequence[Sequence[IntArray]],
     climbs: Callable[[TrialRecord], bool],
     on_record: Callable[[TrialRecord], None],
     on_start: Callable[[TrialTask], None],
@@ -50,11 +48,9 @@ def tune_trials(
         proposer: asks and is told in this process.
         make_task: proposal -> task.
         client: of the worker pool.
-        chunks: row numbers of each work item.
-        fidelity: recorded with each trial.
+        work: the rows of each trial.
         folder: for Tune's own state; nothing in it is needed again.
-        rungs: chunks of each rung below full fidelity.
-        climbs: whether a trial goes on, after each of them.
+        climbs: whether a trial goes on, after each rung below full fidelity.
         on_record, on_start: called in this process as trials end and start.
     """
     # Tune's own loggers write a folder of files per trial, all of which the ledger has already.
@@ -62,9 +58,9 @@ def tune_trials(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
-    searcher = _ProposerSearch(proposer, make_task, on_record, on_start, fidelity, deadline)
+    searcher = _ProposerSearch(proposer, make_task, on_record, on_start, work.fidelity, deadline)
     trainable = tune.with_resources(
-        tune.with_parameters(_Trial, client=client, chunks=list(chunks), fidelity=dict(fidelity), rungs=list(rungs)),
+        tune.with_parameters(_Trial, client=client, work=work),
         # On the driver's machine: a trial waits for the pool, and should not go with a machine that works.
         {"cpu": TRIAL_CPUS, f"node:{get_node_ip_address()}": 1e-4},
     )
@@ -86,7 +82,12 @@ def tune_trials(
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except (
+        RuntimeError
+    ) as error:  # Tune's word for an actor that ended as it does not expect, for want of memory above all
+        raise our_error(error) from error
     # Tune leaves a folder per trial; all that they hold is in the ledger.
     shutil.rmtree(folder / "tune", ignore_errors=True)
 
@@ -100,19 +101,14 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
         self,
         config: Mapping[str, Any],
         client: RayPoolClient,
-        chunks: Sequence[IntArray],
-        fidelity: Mapping[str, int],
-        rungs: Sequence[Sequence[IntArray]],
+        work: Work,
     ) -> None:
-        def make(task: TrialTask) -> Iterator[TrialRecord]:
-            return trial_records(task, client, chunks, fidelity, rungs=rungs)
-
-        self._make: Callable[[TrialTask], Iterator[TrialRecord]] = make
+        self._client, self._work = client, work
         self.reset_config(config)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         """Take the next trial in the same process."""
-        self._records = self._make(TrialTask(**new_config["task"]))
+        self._records = trial_records(TrialTask(**new_config["task"]), self._client, self._work)
         return True
 
     def step(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 
 from raysweep.engine import pools
 from raysweep.engine.pools import RayPool
-from raysweep.engine.record import TrialRecord, TrialTask
+from raysweep.engine.record import TrialRecord, TrialTask, Work
 from raysweep.engine.session import start_ray
 from raysweep.engine.trial import run_trial
 
@@ -100,7 +100,7 @@ def play(pool: RayPool, *names: str) -> list[TrialRecord]:
 
     def run(number: int, name: str) -> None:
         task = TrialTask(f"key-{name}-{number}", number, name, {}, 0)
-        records[number] = run_trial(task, pool.client(), CHUNKS, {})
+        records[number] = run_trial(task, pool.client(), Work(CHUNKS))
 
     threads = [threading.Thread(target=run, args=item) for item in enumerate(names)]
     for thread in threads:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayActorError
 
 from raysweep.engine.pools import LocalPool, ResultLostError, _Dispatcher, _Spent
-from raysweep.engine.record import Outcome, TrialTask
+from raysweep.engine.record import Outcome, TrialTask, Work
 from raysweep.engine.trial import trial_records
 from raysweep.errors import TrialError
 from raysweep.metrics.value import MetricValue
@@ -28,12 +28,18 @@ class Task:
 class StandIn:
     """Works on its items one after the other, each for as long as `seconds` says; None dies, and takes with it what waits.
 
-    `back` is what it says when it is asked, after that, whether it serves again; None for yes.
+    `back` is what it says when it is asked, after that, whether it serves again; None for yes. `word` is what Ray says of its death.
     """
 
-    def __init__(self, seconds: Callable[[Any], float | None], back: Exception | None = None) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[Any], float | None],
+        back: Exception | None = None,
+        word: Callable[[], Exception] = RayActorError,
+    ) -> None:
         self.seconds = seconds
         self.back = back
+        self.word = word
         self.done: list[Any] = []
         self.deaths = 0
         self._queue: list[tuple[Any, concurrent.futures.Future[Any]]] = []
@@ -61,7 +67,7 @@ class StandIn:
                 self.deaths += 1
                 dying, self._queue = self._queue, []
                 for _, each in dying:
-                    each.set_exception(RayActorError())
+                    each.set_exception(self.word())
                 return
             await asyncio.sleep(seconds)
             if not self._queue:  # killed meanwhile
@@ -114,9 +120,10 @@ def test_nothing_waits_behind_a_training() -> None:
     assert len(second.done) == 10
 
 
-def test_what_kills_its_worker_is_found_and_what_waited_with_it_is_not_blamed() -> None:
-    """F4: after the third death, two of them alone, the item is given back as dead; all the others end well."""
-    worker = StandIn(lambda item: None if item.key == "poison" else 0.001)
+@pytest.mark.parametrize("word", [RayActorError, lambda: OutOfMemoryError("1 worker(s) were killed")])
+def test_what_kills_its_worker_is_found_and_what_waited_with_it_is_not_blamed(word: Callable[[], Exception]) -> None:
+    """F4, F14: after the third death, two of them alone, the item is given back as dead; all the others end well."""
+    worker = StandIn(lambda item: None if item.key == "poison" else 0.001, word=word)
 
     async def play() -> list[list[Any]]:
         dispatcher = _Dispatcher([worker])
@@ -128,7 +135,7 @@ def test_what_kills_its_worker_is_found_and_what_waited_with_it_is_not_blamed() 
     assert sorted(item.key for item in worker.done) == ["a", "b", "c", "d"]
     failed = [answer[0].answer for answer in answers if answer[0].answer.exception()]
     assert len(failed) == 1
-    assert isinstance(failed[0].exception(), RayActorError)
+    assert isinstance(failed[0].exception(), type(word()))
 
 
 def test_what_takes_too_long_is_ended_and_what_waited_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,11 +199,11 @@ class Losing:
 
     def call(self, method: str, *arguments: Any) -> Any:
         self.calls.append(method)
-        if method == "judge" and len(arguments) == 4 and self.times:  # the last one, at full fidelity
+        if method == "judge" and self.times:  # the last one, at full fidelity
             self.times -= 1
             return None
         value = MetricValue(0.5)
-        return Outcome({"privacy": value, "utility": value}, (), {}, {}, {}) if method == "judge" else method
+        return Outcome({"privacy": value, "utility": value}, (), {}, {}, {}) if method.startswith("judge") else method
 
     def wait(self, handles: Any) -> None:
         """Done already."""
@@ -212,10 +219,11 @@ def test_what_went_with_a_machine_is_done_again_and_told_once(times: int, state:
     pool = Losing(times)
     task = TrialTask("key", 0, "blur", {}, 0)
     rows = [np.arange(3, dtype=np.int64)]
-    found = list(trial_records(task, pool, rows, {}, rungs=[rows]))
+    found = list(trial_records(task, pool, Work(rows, [rows])))
     assert [record.state for record in found] == ["stopped", state]
     assert pool.calls.count("fit") == min(times, 3) + 1
-    assert pool.calls.count("judge") == min(times, 3) + 2
+    assert pool.calls.count("judge") == min(times, 3) + 1
+    assert pool.calls.count("judge_rung") == 1
 
 
 def test_what_is_left_of_a_trial_without_time_ends_no_other_worker(monkeypatch: pytest.MonkeyPatch) -> None:
