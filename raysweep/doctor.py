@@ -6,14 +6,24 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from raysweep.models.entry import Task
 
 __all__ = ["Finding", "check_all"]
 
 MINIMUM_FREE_GB = 5
+MINIMUM_MEMORY_GB = 3
+"""Free: Ray, the driver with MLflow, and two workers with small networks. Ray ends workers when a machine runs short."""
+
+PHOTOGRAPHS_NEED: tuple[Task, ...] = ("detector", "embedder", "expression")
+FREE: Mapping[Task, str] = {"detector": "yunet", "embedder": "mobilefacenet-foamliu", "expression": "fer-vit"}
+"""Weights that anyone may use."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ def check_all() -> list[Finding]:
         _python,
         _onnxruntime,
         _accelerator,
+        _memory,
         _ray,
         _mlflow,
         _weights,
@@ -73,10 +84,17 @@ def _onnxruntime() -> Finding:
             "uninstall both, then install onnxruntime-gpu alone (`uv sync --reinstall` does it)",
         )
     import onnxruntime
+    import torch
 
-    return Finding(
-        "onnxruntime", "ok", f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}"
-    )
+    providers = onnxruntime.get_available_providers()
+    if torch.cuda.is_available() and "CUDAExecutionProvider" not in providers:
+        return Finding(
+            "onnxruntime",
+            "wrong",
+            f"{onnxruntime.__version__} knows no CUDA: ONNX models would run on the CPU beside an idle GPU",
+            "uninstall onnxruntime, then install onnxruntime-gpu (`uv sync --reinstall` does it)",
+        )
+    return Finding("onnxruntime", "ok", f"{onnxruntime.__version__}, built for {', '.join(providers)}")
 
 
 def _accelerator() -> Finding:
@@ -88,6 +106,20 @@ def _accelerator() -> Finding:
     return Finding(
         "accelerator", "note", f"torch {torch.__version__}: no CUDA device, {os.cpu_count()} CPU cores are used"
     )
+
+
+def _memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
+    try:
+        words = {line.split(":")[0]: line.split() for line in meminfo.read_text(encoding="ascii").splitlines()}
+        free, total = (int(words[name][1]) / 1e6 for name in ("MemAvailable", "MemTotal"))
+    except (OSError, KeyError, IndexError, ValueError):
+        return Finding("memory", "note", f"{meminfo} does not tell it: some {MINIMUM_MEMORY_GB} GB should be free")
+    found = f"{free:.1f} of {total:.1f} GB free"
+    if free < MINIMUM_MEMORY_GB:
+        return Finding(
+            "memory", "note", found, "close what else runs, or take fewer workers: Ray ends some when it runs short"
+        )
+    return Finding("memory", "ok", found)
 
 
 def _ray() -> Finding:
@@ -105,7 +137,7 @@ def _mlflow() -> Finding:
     return Finding(
         "mlflow",
         "ok",
-        f"{version('mlflow')}, {'store given by MLFLOW_TRACKING_URI' if uri else 'SQLite in the run folder'}",
+        f"{version('mlflow')}, {'store given by MLFLOW_TRACKING_URI' if uri else 'SQLite in the folder of runs'}",
     )
 
 
@@ -138,16 +170,14 @@ def _weights() -> Finding:
         return Finding(
             "weights", "wrong", str(error), "`python -m raysweep models verify` says which file; reinstall raysweep"
         )
-    try:
-        photographs = open_zoo(None).for_data(synthetic=False)
-        photographs.require("embedder")
-        photographs.require("expression")
-    except ModelError:
+    photographs = zoo.for_data(synthetic=False, needs=())
+    missing = [task for task in PHOTOGRAPHS_NEED if not photographs.judges(task)]
+    if missing:
         return Finding(
             "weights",
             "note",
-            "built-in ones for synthetic faces; none for photographs",
-            "`python -m raysweep ls models`, or --models DIR",
+            f"built-in ones for synthetic faces; for photographs no {', no '.join(missing)} in {zoo.source}",
+            "; ".join(f"python -m raysweep models fetch {FREE[task]}" for task in missing) + "; or --models DIR",
         )
     return Finding("weights", "ok", "for synthetic faces and for photographs")
 
@@ -174,8 +204,6 @@ def _cache() -> Finding:
 
 def _runs() -> Finding:
     """Whether the place of runs keeps what the ledger builds on; tried there, not asked of the system."""
-    from pathlib import Path
-
     from raysweep.engine.lease import store_problems
     from raysweep.storage.objects import is_url
 

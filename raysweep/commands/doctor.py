@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print each check with its finding and, where it fails, the fix; 1 when one fails."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from raysweep.doctor import check_all
 
@@ -31,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         findings += check_cluster(arguments.address)
     marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
     for finding in findings:
-        table.add_row(
-            marks[finding.state], finding.name, finding.detail + (f"\n→ {finding.fix}" if finding.fix else "")
-        )
+        words = finding.detail + (f"\n→ {finding.fix}" if finding.fix else "")
+        table.add_row(marks[finding.state], finding.name, Text(words))  # as it is: `ray[default]` is no markup
     Console(highlight=False).print(table)
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
