@@ -56,9 +56,14 @@ def check_cluster(address: str) -> list[Finding]:
     ]
 
 
+def _every(machines: list[Facts]) -> str:
+    """Of those that did not answer nothing is known but that (`of_code` names them)."""
+    return "every machine that answered" if any(facts.error for facts in machines) else "every machine"
+
+
 def of_token(machines: list[Facts]) -> Finding:
     """Without it whoever reaches Ray's ports can run code."""
-    open_ = [facts.machine for facts in machines if not facts.token]
+    open_ = [facts.machine for facts in machines if not facts.token and not facts.error]
     if open_:
         return Finding(
             "cluster token",
@@ -66,7 +71,7 @@ def of_token(machines: list[Facts]) -> Finding:
             f"{', '.join(open_)}: nobody is asked for a token, so whoever reaches Ray's ports can run code",
             "`ray get-auth-token --generate`, the same ~/.ray/auth_token on all machines, and RAY_AUTH_MODE=token before `ray start`",
         )
-    return Finding("cluster token", "ok", "every machine asks for it")
+    return Finding("cluster token", "ok", f"{_every(machines)} asks for it")
 
 
 def of_dashboard(url: str | None) -> Finding:
@@ -90,7 +95,7 @@ def of_dashboard(url: str | None) -> Finding:
 
 def of_telemetry(machines: list[Facts]) -> Finding:
     """Ray's own launcher switches it on."""
-    on = [facts.machine for facts in machines if facts.telemetry]
+    on = [facts.machine for facts in machines if facts.telemetry and not facts.error]
     if on:
         return Finding(
             "telemetry",
@@ -98,15 +103,14 @@ def of_telemetry(machines: list[Facts]) -> Finding:
             f"{', '.join(on)}: Ray may send usage data",
             "set RAY_USAGE_STATS_ENABLED=0 in the command that starts Ray there (`ray up` exports 1 before it)",
         )
-    return Finding("telemetry", "ok", "off on every machine")
+    return Finding("telemetry", "ok", f"off on {_every(machines)}")
 
 
 def of_code(here: Facts, machines: list[Facts]) -> Finding:
     """Python, Ray and raysweep must be the same everywhere."""
-    from raysweep.engine.machines import problems
+    from raysweep.engine.machines import differences
 
-    # Folders are looked at one by one, with fixes of their own.
-    lines = [line for line in problems(here, machines) if "does not see" not in line and "has another" not in line]
+    lines = [line for machine in machines for line in differences(here, machine)]
     if lines:
         return Finding(
             "cluster code", "wrong", "; ".join(lines), "`ray up` again brings the same files to all machines"
@@ -122,7 +126,7 @@ def of_folder(name: str, folder: Path, mark: str, machines: list[Facts]) -> Find
     blind = [facts.machine for facts in machines if not facts.error and not facts.sees.get(mark)]
     variable = f"RAYSWEEP_{name.upper()}"
     if not blind:
-        return Finding(f"shared {name}", "ok", f"{folder}: seen by every machine")
+        return Finding(f"shared {name}", "ok", f"{folder}: seen by {_every(machines)}")
     fix = f"set {variable} to a folder that all machines share"
     if name == "runs":
         words = f"{folder} is not seen by {', '.join(blind)}: results are complete, what generators learned there is not kept"

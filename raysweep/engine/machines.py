@@ -19,12 +19,22 @@ from typing import Any
 
 from raysweep.errors import ConfigError
 
-__all__ = ["Facts", "ask_machines", "check_machines", "facts_here", "marked", "own_code", "problems", "wait_for"]
+__all__ = [
+    "Facts",
+    "ask_machines",
+    "check_machines",
+    "differences",
+    "facts_here",
+    "marked",
+    "own_code",
+    "problems",
+    "wait_for",
+]
 
 WAIT_S = 1800.0
 """For machines that have to be rented, started and installed."""
 ANSWER_S = 120.0
-"""For the answer of one machine: a process is started there."""
+"""For the answers of all machines, which are asked side by side: a process is started on each."""
 NAMES = {"python": "Python", "ray": "Ray", "code": "raysweep's source"}
 
 
@@ -90,9 +100,12 @@ def ask_machines(paths: Sequence[str]) -> list[Facts]:
             on_it = ask.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
             asked[on_it.remote(list(paths), node["NodeManagerAddress"])] = node
     found = []
+    until = time.monotonic() + ANSWER_S
     for answer, node in asked.items():
         try:
-            found.append(ray.get(answer, timeout=ANSWER_S))
+            found.append(ray.get(answer, timeout=max(0.0, until - time.monotonic())))
+        except ray.exceptions.GetTimeoutError:
+            found.append(Facts(node["NodeManagerAddress"], error=f"no answer within {ANSWER_S:.0f} s"))
         except Exception as error:  # of any kind: raysweep may be missing there, or the machine gone
             lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
             found.append(Facts(node["NodeManagerAddress"], error=lines[-1].strip()[:300]))
@@ -103,18 +116,26 @@ def problems(here: Facts, others: Sequence[Facts]) -> list[str]:
     """In which way machines are not fit to work for the process that `here` is about; one line each, empty when all are."""
     found = []
     for other in others:
+        found += differences(here, other)
         if other.error:
-            found.append(f"{other.machine} cannot work: {other.error}")
             continue
-        for name, words in NAMES.items():
-            if other.versions[name] != here.versions[name]:
-                found.append(f"{other.machine} has {words} {other.versions[name]}, here it is {here.versions[name]}")
         for path, mark in here.sees.items():
             if not other.sees.get(path):
                 found.append(f"{other.machine} does not see {path}")
             elif other.sees[path] != mark:
                 found.append(f"{other.machine} has another {path}")
     return found
+
+
+def differences(here: Facts, other: Facts) -> list[str]:
+    """In which versions a machine differs from the one that `here` is about, or that it did not answer; a part of `problems`."""
+    if other.error:
+        return [f"{other.machine} cannot work: {other.error}"]
+    return [
+        f"{other.machine} has {words} {other.versions[name]}, here it is {here.versions[name]}"
+        for name, words in NAMES.items()
+        if other.versions[name] != here.versions[name]
+    ]
 
 
 def check_machines(folders: Sequence[Path], files: Sequence[Path] = ()) -> None:
@@ -193,8 +214,10 @@ def wait_for(gpus: int | None, cpus: int | None, tell: Callable[[str], None], wa
     try:
         started = time.monotonic()
         while not group.wait(5):
+            before, there = there, int(ray.cluster_resources().get(name, 0))
+            if there != before:
+                tell(f"{there} of {wanted} {name}s are there")
             if time.monotonic() - started > wait_s:
-                there = int(ray.cluster_resources().get(name, 0))
                 raise ConfigError(
                     f"{wanted} {name}s were asked for and {there} came within {wait_s / 60:.0f} minutes; "
                     "`ray status` on the head says what it waits for. Ask for fewer, or raise max_workers and the quota"

@@ -56,6 +56,15 @@ def test_doctor_tells_what_is_wrong_and_how_to_mend_it() -> None:
     assert of_folder("runs", folder, "/shared/mark", [blind]).state == "note"
 
 
+def test_nothing_is_claimed_of_a_machine_that_did_not_answer() -> None:
+    silent = Facts("10.0.0.9", error="no answer within 120 s")
+    assert of_token([TWIN, silent]).detail == "every machine that answered asks for it"
+    assert of_telemetry([TWIN, silent]).detail == "off on every machine that answered"
+    assert of_code(HERE, [TWIN, silent]).detail == "10.0.0.9 cannot work: no answer within 120 s"
+    assert of_folder("cache", Path("/shared"), "/shared/mark", [TWIN, silent]).detail.endswith("that answered")
+    assert of_code(HERE, [replace(TWIN, sees={})]).state == "ok", "folders have lines of their own"
+
+
 @pytest.mark.parametrize(
     ("url", "state"),
     [
