@@ -142,7 +142,13 @@ class RunCopy:
         now = self._files()
         for name in sorted(now):
             if self._sent.get(name) != now[name]:
-                self._objects.write(name, self.folder / name)
+                path = self.folder / name
+                try:
+                    self._objects.write(name, path)
+                except FileNotFoundError:
+                    if path.exists():
+                        raise
+                    continue  # removed since it was listed
                 self._sent[name] = now[name]
         for name in sorted(set(self._sent) - set(now)):
             self._objects.delete(name)
@@ -211,8 +217,8 @@ class RunCopy:
         def one(item: Found) -> None:
             path = self.folder / item.key
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._objects.fetch(item.key, path)
-            os.utime(path, (item.modified_at, item.modified_at))
+            if self._objects.fetch(item.key, path):  # else it was removed there since it was listed
+                os.utime(path, (item.modified_at, item.modified_at))
 
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:

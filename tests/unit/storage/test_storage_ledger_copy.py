@@ -371,3 +371,16 @@ def test_the_number_of_a_lease_is_claimed_once(store: MemoryStore) -> None:
     second.acquire()
     assert second.number == 2
     second.release()
+
+
+def test_a_file_that_goes_while_files_are_sent_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "one", MemoryStore())
+    for name in ("a", "b"):
+        (tmp_path / "one" / name).write_text(name)
+    copy = RunCopy(tmp_path / "one", machine.network.at("run"))
+    listed = copy._files()
+    (tmp_path / "one" / "a").unlink()
+    monkeypatch.setattr(copy, "_files", lambda: listed)
+    copy.send_files()
+    assert machine.network.at("run").read("a") is None
+    assert machine.network.at("run").read("b") == b"b"
