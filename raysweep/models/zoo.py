@@ -170,6 +170,8 @@ class Zoo:
         why = " (the built-in ones judge synthetic faces only)" if self.synthetic is False else ""
         lines = [f"no {task} weights at hand in {self.source}{why}."]
         lines.append("Put one of these files there, or give --models FOLDER, or set RAYSWEEP_MODELS:")
+        # First what one command fetches and anyone may use.
+        choices.sort(key=lambda entry: (not entry.where.startswith("python"), entry.non_commercial))
         lines += [f"  {entry.file}: {entry.where}" for entry in choices]
         if self.unknown:
             shown = ", ".join(path.name for path in self.unknown[:5])
