@@ -49,6 +49,7 @@ def _all() -> tuple[MetricInfo, ...]:
         info("privacy/risk_worst_tenth", "mean rank-1 of the tenth of people most at risk", False),
         info("privacy/risk_above_half", "share of people recognised more often than not", False),
         info("privacy/auc", "verification AUC, anonymized against anonymized, worst embedder", False),
+        info("privacy/auc_advantage", "max(0, 2 AUC - 1): what verification gives away beyond guessing", False),
         info("privacy/eer", "verification equal error rate, anonymized against anonymized", True),
         info("privacy/dprime", "separation of genuine and impostor scores", False, -10.0, 10.0, "standard deviations"),
         info("privacy/auc_naive", "verification AUC, anonymized against clear", False),

@@ -20,6 +20,7 @@ from raysweep.schema import EXPRESSIONS, IntArray
 
 __all__ = [
     "ExpressionSums",
+    "calibration_error",
     "decisions",
     "exp_kl",
     "js_similarity",
@@ -49,6 +50,29 @@ def decisions(probabilities: Probabilities) -> tuple[IntArray, Array]:
     total = table.sum(axis=1, keepdims=True)
     cleaned = np.where(none[:, None], 1 / classes, table / np.where(total > 0, total, 1.0))
     return np.where(none, classes, table.argmax(axis=1)).astype(np.int64), cleaned
+
+
+def calibration_error(probabilities: Probabilities, label: IntArray, bins: int = 15) -> float:
+    """How far a model's confidence is from how often it is right, in [0, 1] (expected calibration error, Guo et al. 2017).
+
+    KL and Jensen-Shannon scores depend on how sharp a model's answers are; this number stands beside them.
+
+    Args:
+        probabilities: (N, K).
+        label: (N,) true classes, -1 unknown; those and faces without an answer are left out.
+        bins: of equal width over the confidence.
+
+    Returns:
+        0 for a model that is right as often as it is sure; NaN where nothing is labelled.
+    """
+    said, table = decisions(probabilities)
+    known = (label >= 0) & (said < table.shape[1])
+    if not known.any():
+        return math.nan
+    sure, right = table[known].max(axis=1), (said == label)[known].astype(np.float64)
+    place = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
+    off = np.bincount(place, sure - right, minlength=bins)
+    return float(np.abs(off).sum() / known.sum())
 
 
 def kl(p: Probabilities, q: Probabilities) -> Array:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from raysweep.attackers import Embeddings
 from raysweep.errors import DataError
+from raysweep.metrics.expression import calibration_error
 from raysweep.metrics.uncertainty import Estimate, clusters, mean_of
 from raysweep.metrics.value import MetricValue
 from raysweep.objective.attacks import Remember
@@ -176,7 +177,7 @@ class Referee:
 
         Returns:
             `clear/rank1` and `clear/accuracy` (best embedder, mean model), and per model `clear/<embedder>/rank1`, `.../rank1_full`,
-            `.../auc`, `clear/<model>/accuracy`, `.../uar`.
+            `.../auc`, `clear/<model>/accuracy`, `.../uar`, `.../calibration` (its calibration error, which sharp answers raise).
         """
         return dict(self._summary())
 
@@ -211,11 +212,23 @@ class Referee:
         for name, scores in models.items():
             yield f"clear/{name}/accuracy", scores["accuracy_clear"].metric(self.ground.plan)
             yield f"clear/{name}/uar", scores["uar_clear"].metric(self.ground.plan)
+            yield f"clear/{name}/calibration", self._calibration(name)
         yield (
             "clear/accuracy",
             mean_of({name: scores["accuracy_clear"] for name, scores in models.items()}).metric(self.ground.plan)
             if models
             else MetricValue.undefined("no expression model"),
+        )
+
+    def _calibration(self, model: str) -> MetricValue:
+        rows = self.ground.rows("E")
+        label = self.ground.table.expression[rows]
+        value = calibration_error(self.utility.clear[model][rows], label)
+        people = len(np.unique(clusters(self.ground.table.identity[rows], rows)))
+        if math.isnan(value):
+            return MetricValue.undefined("no expression labels", len(rows), people)
+        return MetricValue(
+            value, n=int((label >= 0).sum()), n_ids=people, reason="no interval: a binned estimate is biased"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = ["Verification"]
 
 FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3}
 NAMES = {"auc": "privacy/auc", "eer": "privacy/eer", "linkability": "leak/linkability"}
+ADVANTAGE = "privacy/auc_advantage"
 
 
 class Verification:
@@ -57,7 +59,7 @@ class Verification:
         named = [f"{name}{suffix}" for suffix in ("", "_naive") for name in NAMES.values()]
         why = self.ground.why_not("E")
         if why:
-            return Part({name: MetricValue.undefined(why) for name in (*named, "privacy/dprime", *fars)})
+            return Part({name: MetricValue.undefined(why) for name in (*named, "privacy/dprime", ADVANTAGE, *fars)})
         linked = {name: self._pairs("E", name, rows, rows) for name, rows in faces.items()}
         chosen_by = (
             linked
@@ -72,6 +74,9 @@ class Verification:
             metrics |= {f"{name}{suffix}": found[key].metric(self.ground.plan) for key, name in NAMES.items()}
             if not suffix:
                 metrics["privacy/dprime"] = found["dprime"].metric(self.ground.plan)
+                area = found["auc"]
+                over = replace(area, value=max(0.0, 2 * area.value - 1), samples=np.maximum(0.0, 2 * area.samples - 1))
+                metrics[ADVANTAGE] = (over if math.isfinite(area.value) else area).metric(self.ground.plan)
         for kind, source in (("", chosen_by[worst]), ("_deployed", self._clear_impostors[worst])):
             if source is not None:
                 metrics |= self._accepted(linked[worst], kind, source)

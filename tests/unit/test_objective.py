@@ -105,6 +105,7 @@ def test_identity_is_exactly_no_privacy_and_full_utility(
     ):
         assert got[name] == 1, name
     assert got["privacy/gap"] == 0
+    assert got["privacy/auc_advantage"] == pytest.approx(2 * got["privacy/auc"] - 1)
     assert got["privacy/naive"] == 0
     assert got["legacy/consistency"] == 1
     assert got["utility/accuracy"] == got["utility/accuracy_clear"]
@@ -124,6 +125,7 @@ def test_blackout_is_exactly_full_privacy_and_no_utility(
     assert got["privacy/gap"] == 0
     assert got["privacy/rank1"] == pytest.approx(1 / 20, abs=1e-12)
     assert got["privacy/auc"] == 0.5
+    assert got["privacy/auc_advantage"] == 0
     assert got["privacy/eer"] == 0.5
     assert judged.metrics["privacy/dprime"].status == "undefined"
     assert got["selection/privacy"] == 1
@@ -295,6 +297,7 @@ def test_clear_summary(referee: Referee) -> None:
     assert summary["clear/first/accuracy"].value > summary["clear/second/accuracy"].value > 0.7
     assert summary["clear/accuracy"].lo > 0.7
     assert summary["clear/near/auc"].value > 0.99
+    assert 0 < summary["clear/first/calibration"].value < 0.3
 
 
 def _judged(table: FaceTable, protocol: Protocol | None = None) -> Judgement:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
 
 from raysweep.metrics.expression import (
     ExpressionSums,
+    calibration_error,
     decisions,
     exp_kl,
     js_similarity,
@@ -108,6 +110,22 @@ def test_scikit_learn_agrees() -> None:
     for name, estimate in found.items():
         value = estimate.metric(PLAN)
         assert value.lo <= value.value <= value.hi, name
+
+
+def test_calibration_error_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.full(7, 0.4), 600)
+    label = np.where(rng.random(600) < 0.6, shares.argmax(axis=1), rng.integers(0, 7, 600))
+    right, sure = label == shares.argmax(axis=1), shares.max(axis=1)
+    share_right, confidence = calibration_curve(right, sure, n_bins=15, strategy="uniform")
+    weight = np.histogram(sure, bins=15, range=(0, 1))[0]
+    expected = (np.abs(share_right - confidence) * weight[weight > 0]).sum() / 600
+    assert calibration_error(shares, label) == pytest.approx(expected, abs=1e-12)
+    hidden = np.concatenate([shares, np.full((5, 7), 1 / 7), shares[:3]])
+    assert calibration_error(hidden, np.concatenate([label, np.zeros(5, int), [-1, -1, -1]])) == pytest.approx(expected)
+    assert calibration_error(np.eye(7), np.arange(7)) == 0
+    assert calibration_error(np.eye(7), (np.arange(7) + 1) % 7) == 1
+    assert math.isnan(calibration_error(shares, np.full(600, -1)))
 
 
 def test_constant_output_on_the_class_mix_of_fer2013() -> None:
