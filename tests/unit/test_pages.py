@@ -1,4 +1,4 @@
-"""README, ARCHITECTURE and docs: what they name is there, their pictures are small, their verbs and spaces exist."""
+"""README, ARCHITECTURE, docs and the pages of cluster/: what they name is there, their pictures are small, their verbs and spaces exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysweep.cli import VERBS
 from raysweep.search.space import shipped_spaces
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "ARCHITECTURE.md", "docs/results.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "docs/results.md", "cluster/README.md", "cluster/storage.md")
 LARGEST_PICTURE = 200_000
 
 
@@ -28,7 +28,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tests_that_are_named_are_there(page: str) -> None:
-    for path in re.findall(r"tests/[\w/]+(?:\.py)?", text(page)):
+    for path in re.findall(r"tests/[\w/]+(?:\.\w+)?", text(page)):
         assert (ROOT / path).exists(), path
 
 

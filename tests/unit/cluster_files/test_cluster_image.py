@@ -65,6 +65,10 @@ def test_everything_is_pinned(stages: dict[str, Stage]) -> None:
     assert re.search(r"pip install --no-cache-dir uv==\d", text)
     pinned = re.findall(r"ray\[default\]==(\S+?)\"", text)
     assert pinned == [version("ray")] * 2
+    page = (ROOT / "cluster" / "README.md").read_text()
+    assert re.findall(r"ray\[default\]==(\S+?)\"", page) == [version("ray")], (
+        "the launcher and the machines must be alike"
+    )
     assert (ROOT / "pyproject.toml").read_text().count(f'"ray=={version("ray")}"') == 1
 
 
