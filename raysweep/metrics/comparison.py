@@ -1,7 +1,7 @@
 """Is one trial better than another, and how much of a difference is chance? Paired draws, Holm's correction, and the spread between seeds.
 
 All trials of a study resample the same people in draw b, so the draws of two trials are subtracted one by one.
-Sources: Holm 1979; Davison and Hinkley 1997 (bootstrap p-values).
+Sources: Holm 1979; Davison and Hinkley 1997 (bootstrap p-values); Kendall 1945 (rank agreement with ties).
 """
 
 from __future__ import annotations
@@ -15,13 +15,26 @@ import numpy.typing as npt
 
 from raysweep.errors import DataError
 from raysweep.metrics.uncertainty import percentile_interval
+from raysweep.metrics.value import MetricValue
 
-__all__ = ["MIN_SEEDS", "Comparison", "SeedSpread", "against_baseline", "between_seeds", "holm", "paired"]
+__all__ = [
+    "MIN_SEEDS",
+    "MIN_SHARED",
+    "Comparison",
+    "SeedSpread",
+    "against_baseline",
+    "agreement",
+    "between_seeds",
+    "holm",
+    "paired",
+]
 
 Array = npt.NDArray[np.float64]
 
 MIN_SEEDS = 3
 """Fewest runs of one setting from which a spread is stated."""
+MIN_SHARED = 12
+"""Fewest trials that two fidelities must share before their order is compared."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
     steps = table[order] * np.arange(len(order), 0, -1)
     found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in found]
+
+
+def agreement(low: Sequence[float], full: Sequence[float]) -> MetricValue:
+    """Kendall's tau-b between the order of trials at a small fidelity and at full: 1 the same order, 0 none in common, -1 reversed.
+
+    Args:
+        low, full: one number per trial that was measured at both.
+
+    Returns:
+        Without interval; undefined, with the reason, for fewer than `MIN_SHARED` trials and where all of one side are equal.
+
+    Raises:
+        DataError: different lengths.
+    """
+    if len(low) != len(full):
+        raise DataError(f"{len(low)} trials at the small fidelity for {len(full)} at full")
+    if len(low) < MIN_SHARED:
+        return MetricValue.undefined(f"{len(low)} shared trials; the order of {MIN_SHARED} is needed", len(low))
+    # Slow to import, and most sweeps have no small fidelity.
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(low, full).statistic)
+    if math.isnan(tau):
+        return MetricValue.undefined("all trials are equal at one of the fidelities", len(low))
+    return MetricValue(tau, n=len(low), reason="no interval: agreement of orders")
 
 
 def paired(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking.info import SweepInfo
-from raysweep.tracking.standing import Standing, setting_words, standing
+from raysweep.tracking.standing import Standing, rung_words, setting_words, standing
 from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["few_people", "reading", "sweep_note", "trial_note"]
@@ -45,7 +45,7 @@ def reading(state: Standing, info: SweepInfo) -> list[str]:
         lines.append(f"Most private is trial #{private.number}: {_sentence(private)}.")
     if expressive is not knee and expressive is not private:
         lines.append(f"Most expressive is trial #{expressive.number}: {_sentence(expressive)}.")
-    return [*lines, *few_people(state, info)]
+    return [*lines, *few_people(state, info), *rung_words(state.trials)]
 
 
 def few_people(state: Standing, info: SweepInfo) -> list[str]:

@@ -32,7 +32,7 @@ from raysweep.tracking.parts import (
     tabular,
 )
 from raysweep.tracking.recompute import Difference, shown_pair
-from raysweep.tracking.standing import REFEREE, searched, setting_words, varying
+from raysweep.tracking.standing import REFEREE, rung_words, searched, setting_words, varying
 from raysweep.tracking.text import attacker_name, duration, number, plain, setting_text, with_interval, worst_attacker
 
 __all__ = ["attacker_rows", "attackers_by_setting", "front_rows", "gap_rows", "sections", "trial_rows"]
@@ -409,8 +409,9 @@ def _people(found: Analysis, names: Names | None) -> list[Block]:
             )
         )
     for record in found.shown:
-        values_of = [record.metrics.get(f"privacy/risk_{name}") for name in ("median", "worst_tenth", "above_half")]
-        if any(value is not None for value in values_of):
+        names_of = ("risk_median", "risk_worst_tenth", "risk_above_half", "rank1_full", "rank1_micro", "rank1", "fta")
+        values_of = [record.metrics.get(f"privacy/{name}") for name in names_of]
+        if any(value is not None for value in values_of[:3]):
             rows.append([f"#{record.number}", *(_plain_value(value) for value in values_of)])
     parts: list[Block] = []
     if figures:
@@ -424,12 +425,17 @@ def _people(found: Analysis, names: Names | None) -> list[Block]:
                         Column("median person", "n"),
                         Column("worst tenth", "n"),
                         Column("share above one half", "n"),
+                        Column("mean over people", "n"),
+                        Column("over photographs", "n"),
+                        Column("in a gallery of q", "n"),
+                        Column("no face detected", "n"),
                     ],
                     rows,
-                    "Rank-1 among all enrolled people, per person",
+                    "Rank-1 of the strongest attacker among all enrolled people: per person, and its means; the same in a gallery of q",
                 )
             )
         )
+        parts.append(Text(_gallery_words(found), "small"))
     if parts and names is None and figures:
         parts.append(
             Text(
@@ -438,6 +444,18 @@ def _people(found: Analysis, names: Names | None) -> list[Block]:
             )
         )
     return parts
+
+
+def _gallery_words(found: Analysis) -> str:
+    """What a rank depends on: how many people are enrolled, with how many photographs each, and q."""
+    gallery, probes = (found.run.common.get(f"rank/E/{name}") for name in ("gallery", "class"))
+    words = "A face that no detector finds is attacked all the same, where it stood in the clear photograph."
+    if gallery is None or probes is None or gallery.shape != (2,) or gallery[0] < 1:
+        return words
+    faces = (found.run.info.card.get("images") or {}).get("E")
+    enrolled = (int(faces) - len(probes)) / int(gallery[0]) if isinstance(faces, int) else math.nan
+    each = f" with {enrolled:.1f} photographs each on average" if enrolled > 0 else ""
+    return f"{int(gallery[0])} people are enrolled{each}; q is {int(gallery[1])}. {words}"
 
 
 def _expression(found: Analysis) -> list[Block]:
@@ -569,6 +587,7 @@ def _trials(found: Analysis) -> list[Block]:
             Table(shown),
             *([Text(f"{cut} more rows are in the CSV file (--csv).", "small")] if cut else []),
         ], open=len(table.rows) <= 30),
+        *(Text(line, "small") for line in rung_words(found.state.trials)),
     ]  # fmt: skip
 
 

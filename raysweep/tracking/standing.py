@@ -10,6 +10,7 @@ import numpy as np
 
 from raysweep.engine.record import TrialRecord
 from raysweep.metrics.front import hypervolume, knee, nondominated
+from raysweep.metrics.value import MetricValue
 from raysweep.schema import FloatArray
 from raysweep.search.parameters import Value
 from raysweep.tracking.info import SweepInfo
@@ -22,6 +23,8 @@ __all__ = [
     "TracePoint",
     "may_stand",
     "referee_share",
+    "rung_agreement",
+    "rung_words",
     "searched",
     "setting_words",
     "spent_by_stage",
@@ -182,6 +185,45 @@ def may_stand(record: TrialRecord, info: SweepInfo) -> bool:
 
 def _points(records: Sequence[TrialRecord]) -> FloatArray:
     return np.array([[record.metrics["privacy"].value, record.metrics["utility"].value] for record in records])
+
+
+def rung_agreement(records: Iterable[TrialRecord]) -> dict[int, dict[str, MetricValue]]:
+    """How well the order of trials on each rung agrees with that at full fidelity: people on the rung -> objective -> Kendall's tau.
+
+    Over the trials that were run in full; those were chosen for standing high, which makes agreement look worse than it is.
+    """
+    # With it comes SciPy, for which a view of a running sweep must not wait.
+    from raysweep.metrics.comparison import agreement
+
+    pairs: dict[int, dict[str, list[tuple[float, float]]]] = {}
+    for record in records:
+        for rung in record.rungs if record.rankable else ():
+            here = pairs.setdefault(int(rung.get("identities", 0)), {"privacy": [], "utility": []})
+            for name, values in here.items():
+                if name in rung:
+                    values.append((float(rung[name]), record.metrics[name].value))
+    return {
+        people: {
+            name: agreement(*map(list, zip(*values, strict=True))) if values else agreement([], [])
+            for name, values in found.items()
+        }
+        for people, found in sorted(pairs.items())
+    }
+
+
+def rung_words(records: Iterable[TrialRecord]) -> list[str]:
+    """The same in sentences, one per rung; empty where every trial was run in full at once."""
+    lines = []
+    for people, found in rung_agreement(records).items():
+        told = [
+            f"{name} {value.value:.2f}" if value.ok else f"{name} undefined ({value.reason})"
+            for name, value in found.items()
+        ]
+        count = max(value.n for value in found.values())
+        lines.append(
+            f"Kendall's tau between the rung of {people} people and full fidelity, over {count} trials run on both: {', '.join(told)}."
+        )
+    return lines
 
 
 def spent_by_stage(records: Iterable[TrialRecord]) -> dict[str, float]:

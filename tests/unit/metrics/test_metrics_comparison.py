@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from raysweep.errors import DataError
-from raysweep.metrics.comparison import against_baseline, between_seeds, holm, paired
+from raysweep.metrics.comparison import against_baseline, agreement, between_seeds, holm, paired
 
 
 def _holm_by_definition(p_values: list[float]) -> list[float]:
@@ -90,6 +90,24 @@ def test_against_one_baseline_corrects_for_all() -> None:
     assert found["d"].p_holm > 0.5
     with pytest.raises(DataError, match="baseline 'z'"):
         against_baseline(trials, "z")
+
+
+def test_agreement_of_orders_is_kendalls_tau() -> None:
+    rng = np.random.default_rng(0)
+    full = np.round(rng.random(20), 1)
+    low = np.round(full + 0.2 * rng.random(20), 1)
+    signs = [(np.sign(low[i] - low[j]), np.sign(full[i] - full[j])) for i in range(20) for j in range(i)]
+    ours = agreement(low.tolist(), full.tolist())
+    untied = [sum(side[number] != 0 for side in signs) for number in (0, 1)]
+    assert ours.value == pytest.approx(sum(a * b for a, b in signs) / math.sqrt(untied[0] * untied[1]))
+    assert (ours.n, ours.ok) == (20, True)
+    assert agreement(list(range(12)), list(range(12))).value == pytest.approx(1)
+    assert agreement(list(range(12)), list(range(12))[::-1]).value == pytest.approx(-1)
+    few = agreement([0.1] * 11, [0.2] * 11)
+    assert (few.status, few.reason) == ("undefined", "11 shared trials; the order of 12 is needed")
+    assert "equal" in agreement([0.5] * 12, list(range(12))).reason
+    with pytest.raises(DataError, match="12 trials at the small fidelity for 11"):
+        agreement([0.0] * 12, [0.0] * 11)
 
 
 def test_spread_between_seeds() -> None:

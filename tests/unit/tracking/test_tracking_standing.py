@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from fake_sweep import control, failed, record, sweep, sweep_info
 
+from raysweep.engine.record import TrialRecord
 from raysweep.tracking.note import reading
-from raysweep.tracking.standing import searched, setting_words, standing, trace, varying
+from raysweep.tracking.standing import rung_agreement, rung_words, searched, setting_words, standing, trace, varying
 
 INFO = sweep_info(Path("runs"))
 
@@ -99,3 +100,25 @@ def test_few_people_are_told_with_the_front() -> None:
     for people, said in ((3, "no interval is stated"), (12, "intervals are wide")):
         lines = reading(state, sweep_info(Path("runs"), identities={"E": people}))
         assert any(f"{people} people were evaluated" in line and said in line for line in lines)
+
+
+def test_the_order_on_a_rung_is_compared_with_that_at_full_fidelity() -> None:
+    def climbed(number: int, low: float, full: float, **more: object) -> TrialRecord:
+        rung = {"identities": 11, "images": 90, "privacy": low, "utility": 0.5}
+        return record(number, full, 0.5, rungs=(rung,), **more)
+
+    same = [climbed(n, 0.05 * n + 0.1, 0.05 * n) for n in range(14)]
+    stopped = [climbed(20 + n, 0.9, 0.0, state="stopped", metrics={}) for n in range(5)]
+    found = rung_agreement([*same, *stopped, record(40, 0.3, 0.3)])
+    assert found[11]["privacy"].value == pytest.approx(1)
+    assert found[11]["privacy"].n == 14
+    assert found[11]["utility"].status == "undefined"
+    (line,) = rung_words([*same, *stopped])
+    assert line.startswith(
+        "Kendall's tau between the rung of 11 people and full fidelity, over 14 trials run on both: privacy 1.00"
+    )
+    assert "utility undefined (all trials are equal" in line
+    assert line in reading(standing(same, INFO), INFO)
+    (few,) = rung_words(same[:3])
+    assert "3 shared trials; the order of 12 is needed" in few
+    assert rung_words([record(0, 0.5, 0.5)]) == []
