@@ -25,6 +25,7 @@ import numpy as np
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
 from raysweep.engine.faults import fault_point
+from raysweep.engine.forecast import Timekeeper, forecast_key, read_forecast
 from raysweep.engine.interrupts import Interrupts, StopNow, SweepInterruptedError, SweepStoppedError
 from raysweep.engine.items import work_items
 from raysweep.engine.lease import LeaseLostError
@@ -116,6 +117,7 @@ def tune(
         RaysweepError: before any trial, when data, models or settings cannot do, or when code, weights or libraries are not those of
             the run that would go on.
     """
+    began = time.monotonic()
     run, space = config.run, config.space
     if run.gpus is not None and (run.engine != "ray" or address is None):
         raise ConfigError(f"gpus={run.gpus} waits for machines of a cluster: give its --address, or leave it out")
@@ -139,6 +141,9 @@ def tune(
     with view_of(info) as view:
         found = find_faces(config.data, config.kind, config.models)
         identity = identity_of(config, *found)
+        timekeeper = Timekeeper(
+            info.trials, read_forecast(runs, forecast_key(identity, run)), guess=run.budget is None, began_at=began
+        )
         choice = choose_run(runs, space.name, identity, fresh=fresh, resume=resume)
         if choice.note:
             view.note(choice.note)
@@ -164,7 +169,9 @@ def tune(
             with Ledger(folder / "ledger.jsonl", tell=view.note, copy=run_copy(folder)) as ledger:
                 settings = {"identity": identity.to_dict(), "fresh": choice.fresh, **_settings(config, basis)}
                 sink = parts.sink_of(default_tracking_uri(runs, tracking_uri), info)
-                driver = _Driver(config, faces, basis, settings, ledger, sink, view, info, need_privacy, parts)
+                driver = _Driver(
+                    config, faces, basis, settings, ledger, sink, view, info, need_privacy, parts, timekeeper
+                )
                 unchanged = driver.serve_finished()
                 if unchanged:
                     view.note("finished before: nothing is run again")
@@ -249,8 +256,9 @@ class _Driver:
         info: SweepInfo,
         need_privacy: bool,
         parts: Parts,
+        timekeeper: Timekeeper,
     ) -> None:
-        self._need_privacy, self._parts = need_privacy, parts
+        self._need_privacy, self._parts, self._timekeeper = need_privacy, parts, timekeeper
         self._config, self._faces, self._basis = config, faces, basis
         self._ledger, self._sink, self._view = ledger, sink, view
         self.info = info
@@ -290,14 +298,14 @@ class _Driver:
             return False
         try:
             stored = json.loads(sweep_file(self.info.run_folder).read_text(encoding="utf-8"))
-            clear = SweepInfo.from_dict(stored["info"], self.info.run_folder).clear
+            before = SweepInfo.from_dict(stored["info"], self.info.run_folder)
             common = str(stored["common_evidence"])
             self._evidence.read(COMMON, common)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
             return False
         if stored.get("state") != "finished":
             return False
-        self.info, self._common_evidence = replace(self.info, clear=clear), common
+        self.info, self._common_evidence = replace(self.info, clear=before.clear, timing=before.timing), common
         self._view.update(self.info)
         self._sink.info = self.info
         self._serve(records)
@@ -372,6 +380,10 @@ class _Driver:
                 raise SweepStoppedError(self._failures())
             if interrupts.signum is not None:
                 raise SweepInterruptedError(interrupts.signum, len(self._ledger.records))
+            if not known:  # what is left of an interrupted sweep is not what was foretold
+                self.info = replace(self.info, timing=self._timekeeper.timing())
+                self._view.update(self.info)
+                self._sink.info = self.info
 
     def _drain(self) -> None:
         """Start nothing more."""
@@ -514,6 +526,7 @@ class _Driver:
 
     def _start(self, task: TrialTask) -> None:
         with self._lock:
+            self._timekeeper.start()
             self._running.add(task.number)
             self._view.running(len(self._running))
 
@@ -529,6 +542,7 @@ class _Driver:
                 self._view.trial(record)
                 self._sink.trial(record)
                 if not record.control:
+                    self._timekeeper.end()
                     self._front.add(record)
                     self._forget_states()
                 if record.state == "failed" and not record.control:

@@ -57,6 +57,8 @@ class SweepInfo:
         models: networks that judge.
         clear: what the judges reach on clear faces, for example `clear/rank1/<embedder>`, `clear/accuracy/<model>`.
         versions: of raysweep and of the libraries.
+        timing: `actual_s` until the last trial was recorded and, where it was foretold, `predicted_s` with `low_s`, `high_s` and `basis`; empty
+            for a sweep that was interrupted or has not ended.
         card: of the data set: `kind`, `licence`, `digest`, `frame`, `images` per role, `expressions` with their counts, `notes`.
     """
 
@@ -80,6 +82,7 @@ class SweepInfo:
     clear: Mapping[str, MetricValue] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    timing: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe; the run folder is left out, so that the record may be shared."""

@@ -501,6 +501,7 @@ class MlflowSink:
         for path in self._report:
             self._client.log_artifact(self._parent_id, str(path))
             self._progress_at = time.monotonic()
+        self._send_timing()
         table = [{"path": "attackers.json", "type": "table"}]
         self._client.set_tag(self._parent_id, "mlflow.loggedArtifacts", json.dumps(table))
         self._set_views(tuple(self._records.values()))
@@ -508,6 +509,20 @@ class MlflowSink:
             self._parent_id, "state", {"FINISHED": "complete", "FAILED": "failed"}.get(status, "interrupted")
         )
         self._client.set_terminated(self._parent_id, status)
+
+    def _send_timing(self) -> None:
+        """How long the sweep took, and how long it was foretold to take; the same stamp each time, so that MLflow holds it once."""
+        from mlflow.entities import Metric
+
+        timing = dict(self.info.timing)
+        if not timing:
+            return
+        basis = timing.pop("basis", "")
+        if "predicted_s" in timing and timing["actual_s"] > 0:
+            timing["predicted_over_actual"] = timing["predicted_s"] / timing["actual_s"]
+        ended_ms = round(1000 * max((record.ended_at for record in self._records.values()), default=0.0))
+        metrics = [Metric(f"time/{name}", float(value), ended_ms, 0) for name, value in timing.items()]
+        self._log(self._parent_id, metrics=metrics, tags={"raysweep.foretold_by": basis})
 
     def _set_note(self, note: str) -> None:
         self._client.set_tag(self._parent_id, NOTE, note)

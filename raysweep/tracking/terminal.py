@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -24,7 +24,7 @@ from raysweep.tracking.running import RunningFront
 from raysweep.tracking.standing import Standing, referee_share, setting_words, spent_by_stage, standing, varying
 from raysweep.tracking.text import duration, number, plain, setting_text, stopped_text, with_interval, worst_attacker
 
-__all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline"]
+__all__ = ["LiveView", "front_settings", "front_table", "live_view", "print_closing", "sparkline", "timing_words"]
 
 LAST_TRIALS = 6
 LAST_NOTES = 3
@@ -503,12 +503,28 @@ def print_closing(
     console.print(Group(*parts))
     # A path or link must stay whole to be clicked or copied: no wrapping.
     lines = [
+        *([Text(f"time      {timing_words(info.timing)}")] if info.timing else []),
         Text(f"report    {info.run_folder / 'report' / 'report.html'}"),
         Text.assemble("look at   ", ("python -m raysweep ui", "bold")),
         *(Text(f"{head}{link}") for head, link in (("          ", url), ("charts    ", view_url)) if link),
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def timing_words(timing: Mapping[str, Any]) -> str:
+    """`6 min 32 s; foretold by its dry run: 6 min 10 s (5 min 20 s to 7 min 05 s), predicted / actual 0.94`.
+
+    Args:
+        timing: of a `SweepInfo`, not empty.
+    """
+    words = f"{duration(timing['actual_s'])} until the last trial"
+    if "predicted_s" not in timing:
+        return words
+    predicted, low, high = (timing[name] for name in ("predicted_s", "low_s", "high_s"))
+    spread = f" ({duration(low)} to {duration(high)})" if high > low else ""
+    ratio = f", predicted / actual {predicted / timing['actual_s']:.2f}" if timing["actual_s"] > 0 else ""
+    return f"{words}; foretold by {plain(timing['basis'], 60)}: {duration(predicted)}{spread}{ratio}"
 
 
 def _clear_table(info: SweepInfo) -> Table:

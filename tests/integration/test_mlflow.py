@@ -56,7 +56,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_sweep_in_mlflow(runs: Path) -> None:
-    info = fake.sweep_info(runs)
+    timing = {"actual_s": 400.0, "predicted_s": 380.0, "low_s": 340.0, "high_s": 420.0, "basis": "its dry run"}
+    info = fake.sweep_info(runs, timing=timing)
     uri = default_tracking_uri(runs)
     records = fake.sweep()
     sink = MlflowSink(uri, info)
@@ -77,6 +78,8 @@ def test_a_sweep_in_mlflow(runs: Path) -> None:
     assert parent.data.params["seed"] == "7"
     assert parent.data.params["clear/rank1/small_a"] == "0.970 [0.950, 0.990]"
     assert parent.data.tags["knee.trial"] == f"#{state.knee.number}"
+    assert parent.data.metrics["time/predicted_over_actual"] == pytest.approx(0.95)
+    assert parent.data.tags["raysweep.foretold_by"] == "its dry run"
     assert "Synthetic faces" in parent.data.tags["mlflow.note.content"]
     assert "**knee**" in parent.data.tags["mlflow.note.content"]
 

@@ -10,7 +10,8 @@ from raysweep.cli import main
 
 
 def test_what_is_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tune", "blur", "--dry-run", "--data", "synthetic:identities=12,images_per_identity=7"]) == 0
+    faces = "synthetic:identities=12,images_per_identity=7"
+    assert main(["tune", "blur", "--dry-run", "--no-calibration", "--data", faces]) == 0
     said = capsys.readouterr().out
     assert "84 images (synthetic)" in said
     assert "synthetic-id-a" in said
@@ -22,6 +23,8 @@ def test_what_is_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data", "nowhere"], "no such file or folder"),
         (["--data", "faces", "--models", "weights"], "no embedder weights at hand"),
         (["attackers=[A9]"], "A9"),
+        (["--price", "-1"], "--price -1"),
+        (["--price", "2", "--no-calibration"], "--price needs the calibration"),
     ],
 )
 def test_what_is_missing_is_named(
@@ -38,3 +41,10 @@ def test_what_is_missing_is_named(
     assert main(["tune", "blur", "--dry-run", *words]) == 2
     assert expected in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"weights", "faces"}, "nothing is made"
+
+
+def test_words_of_a_dry_run_belong_to_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "blur", "--price", "2", "--no-calibration"]) == 2
+    said = capsys.readouterr().err
+    assert "--price belongs to --dry-run" in said
+    assert "--no-calibration belongs to --dry-run" in said

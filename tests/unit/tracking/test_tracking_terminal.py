@@ -168,6 +168,19 @@ def test_the_referees_share_of_the_work_is_printed(tmp_path: Path) -> None:
     assert "the referee took" not in raw.getvalue().decode()
 
 
+def test_the_time_is_held_against_what_was_foretold(tmp_path: Path) -> None:
+    timing = {"actual_s": 400.0, "predicted_s": 380.0, "low_s": 340.0, "high_s": 420.0, "basis": "its dry run"}
+    for given, expected in (
+        (timing, "foretold by its dry run: 6 min 20 s (5 min 40 s to 7 min 00 s), predicted / actual 0.95"),
+        ({"actual_s": 400.0}, "6 min 40 s until the last trial\n"),
+        ({}, ""),
+    ):
+        console, raw = lines()
+        print_closing(console, sweep(), sweep_info(tmp_path, timing=given))
+        assert expected in raw.getvalue().decode()
+        assert ("time  " in raw.getvalue().decode()) == bool(given)
+
+
 def test_front_table_hides_what_does_not_vary(tmp_path: Path) -> None:
     records = [record(n, 0.1 * n, 1 - 0.1 * n, setting={"kernel_size": 11 + 2 * n, "fixed": 5}) for n in range(4)]
     table = front_table(records, sweep_info(tmp_path))
