@@ -139,7 +139,7 @@ def gap_chart(records: Sequence[TrialRecord], names: Mapping[str, str]) -> Marku
     ]
     height = 58 + 24 * max(1, len(usable))
     axis = Axis("", 0.0, float(max(1, len(usable))), ticks=(0.0,))
-    wide = max([60, *(6 * len(names.get(record.key, "")) + 18 for record in usable)])
+    wide = max([60, *(6.9 * len(names.get(record.key, "")) + 20 for record in usable)])
     plot = Plot(
         Axis("privacy P", -0.02, 1.03, UNIT), axis, "naive against strongest attacker", 720, height, min(300, wide)
     )

@@ -59,7 +59,9 @@ def compared_rows(found: Analysis) -> Tabular | None:
         cells = [Cell(item.label), Cell(str(len(item.records)))]
         for name in OBJECTIVES:
             cells.append(Cell(_spread(item.spread[name])))
-            cells += [Cell("first", "quiet"), Cell("")] if not place else _difference(differences[name].get(item.label))
+            cells += (
+                [Cell("first", "n quiet"), Cell("")] if not place else _difference(differences[name].get(item.label))
+            )
         rows.append(Row(cells))
     columns: list[str | Column] = [Column("setting", "set"), Column("runs", "n")]
     for letter in ("P", "U"):
@@ -111,11 +113,15 @@ def _spread(spread: SeedSpread) -> str:
 
 def _difference(comparison: Comparison | None) -> list[Cell]:
     if comparison is None:
-        return [Cell("no joint draws", "quiet"), Cell("")]
+        return [Cell("no joint draws", "n quiet"), Cell("")]
     if not math.isfinite(comparison.lo):
-        return [Cell(f"{comparison.difference:+.2f}"), Cell("")]
-    sure = comparison.p_holm < 0.05
-    return [
-        Cell(f"{comparison.difference:+.2f} [{comparison.lo:+.2f}, {comparison.hi:+.2f}]", "strong" if sure else ""),
-        Cell(f"{comparison.p_holm:.3f}", "strong" if sure else ""),
-    ]
+        return [Cell(_signed(comparison.difference)), Cell("")]
+    css = "n strong" if comparison.p_holm < 0.05 else "n"
+    interval = f"[{_signed(comparison.lo)}, {_signed(comparison.hi)}]"
+    return [Cell(f"{_signed(comparison.difference)} {interval}", css), Cell(f"{comparison.p_holm:.3f}", css)]
+
+
+def _signed(value: float) -> str:
+    """Two digits with a sign; what rounds to nothing has none."""
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else text

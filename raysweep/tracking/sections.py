@@ -898,5 +898,7 @@ def _ranked(curve: np.typing.NDArray[np.float64]) -> list[tuple[float, float]]:
 
 
 def _rates(rates: tuple[np.typing.NDArray[np.float64], np.typing.NDArray[np.float64]]) -> list[tuple[float, float]]:
-    points = sorted({(max(1e-3, float(fmr)), 1 - float(fnmr)) for fmr, fnmr in zip(*rates, strict=True)})
-    return points
+    """(FMR, true match rate) from 1e-3 on. Between its points a curve is straight in FMR, which a logarithmic axis would not draw."""
+    fmr, found = np.asarray(rates[0], np.float64), 1 - np.asarray(rates[1], np.float64)
+    grid = np.union1d(np.geomspace(1e-3, 1.0, 91), fmr[fmr >= 1e-3])
+    return list(zip(grid.tolist(), np.interp(grid, fmr, found).tolist(), strict=True))

@@ -28,7 +28,7 @@ from raysweep.tracking.page import build_page
 from raysweep.tracking.parts import tabular
 from raysweep.tracking.recompute import Difference
 from raysweep.tracking.report import write_page, write_tables
-from raysweep.tracking.sections import attackers_by_setting, front_rows, gap_rows, trial_rows
+from raysweep.tracking.sections import _rates, attackers_by_setting, front_rows, gap_rows, trial_rows
 from raysweep.tracking.stored import StoredRun, find_run, load_run
 from raysweep.tracking.svg import Axis, Plot, nice_ticks
 from raysweep.tracking.verdict import caveats, verdict
@@ -255,6 +255,16 @@ def test_who_surely_beats_whom_and_what_was_chosen_on_s(tmp_path: Path) -> None:
     assert [row.cells[0].text for row in front_rows(found).rows] == ["#2", "#1 knee"]
     assert [point.step for point in found.path] == [1, 2, 3]
     assert found.path[-1].cost_s == pytest.approx(3 * 4.9)
+
+
+def test_a_curve_of_ties_lies_on_guessing() -> None:
+    """All scores equal: two points, which a logarithmic axis must not join by a straight line."""
+    points = _rates((np.array([0.0, 1.0]), np.array([1.0, 0.0])))
+    assert len(points) > 50
+    assert all(rate == pytest.approx(fmr) for fmr, rate in points)
+    steps = _rates((np.array([0.0, 0.0005, 0.2, 1.0]), np.array([0.9, 0.5, 0.25, 0.0])))
+    assert (0.2, 0.75) in steps
+    assert steps[0] == pytest.approx((1e-3, 0.5 + 0.25 * 0.0005 / 0.1995))
 
 
 def test_caveats(tmp_path: Path) -> None:
