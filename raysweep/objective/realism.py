@@ -21,6 +21,12 @@ __all__ = ["realism"]
 REALISM = ("psnr", "ssim", "lpips")
 DETECTED = "detected"
 KID_SCALE = 0.05
+MISSING = {
+    "inception": "no inception network at hand: inception_v3_google-0cc3c7bd.pth is not among the models",
+    "expression": "no torch expression model at hand, and one in ONNX gives no features",
+    "lpips": "no perceptual network at hand: alexnet-owt-7be5be79.pth is not among the models",
+}
+"""Why there is no number."""
 NETWORKS = {"inception": "", "expression": "_expression"}
 """Ending of the metric's name: values of different networks are not comparable, plain KID and FID are those of Inception."""
 
@@ -35,7 +41,7 @@ def realism(ground: Ground, clear: Measurements, anonymized: Measurements) -> di
     """
     metrics = {}
     for name in REALISM:
-        reason = "no perceptual network: its weights are not here" if name == "lpips" else "not measured"
+        reason = MISSING.get(name, "not measured")
         metrics[f"realism/{name}"] = _mean(ground, anonymized.realism.get(name), reason).metric(ground.plan)
     metrics |= _distances(ground, clear, anonymized)
     metrics |= _detection(ground, clear.realism.get(DETECTED), anonymized.realism.get(DETECTED))
@@ -59,8 +65,7 @@ def _distances(ground: Ground, clear: Measurements, anonymized: Measurements) ->
     for network, ending in NETWORKS.items():
         sides = clear.features.get(network), anonymized.features.get(network)
         if sides[0] is None or sides[1] is None:
-            reason = f"no {network} network at hand that gives features"
-            found |= {f"realism/{name}{ending}": MetricValue.undefined(reason) for name in ("kid", "fid")}
+            found |= {f"realism/{name}{ending}": MetricValue.undefined(MISSING[network]) for name in ("kid", "fid")}
             continue
         used = rows[np.isfinite(sides[0][rows]).all(axis=1) & np.isfinite(sides[1][rows]).all(axis=1)]
         pairs = FeaturePairs.start(sides[0].shape[1]).update(used, sides[0][used], sides[1][used])
