@@ -260,25 +260,26 @@ class CIAGAN(Anonymizer):
         if faces.landmarks is None:
             raise TrialError("ciagan: needs dense landmarks for each face; prepare the data with a landmark model")
         targets = self._targets_of(faces)
-        # Always the same batch shape, filled up with the last face: libraries choose other algorithms for other shapes,
-        # and then the last bit of a face would depend on its neighbours.
+        # The network always sees the same batch shape, filled up with the last face: libraries choose other algorithms for
+        # other shapes, and then the last bit of a face would depend on its neighbours.
         chunk = self._chunk()
         done = []
         for start in range(0, len(faces), chunk):
-            rows = [min(row, len(faces) - 1) for row in range(start, start + chunk)]
-            index = torch.tensor(rows, device=faces.image.device)
-            image = faces.image[index]
+            rows = list(range(start, min(start + chunk, len(faces))))
+            fill = chunk - len(rows)
+            image = faces.image[rows]
             scene = condition(
                 image,
-                faces.landmarks[index],
+                faces.landmarks[rows],
                 self._drawer.side,
                 float(self.setting["crop_fraction"]),
                 _least(faces.frame),
                 self._jpeg,
             )
-            drawn = self._drawer.draw(scene.given, [targets[row] for row in rows])
+            given = torch.cat([scene.given, scene.given[-1:].expand(fill, -1, -1, -1)])
+            drawn = self._drawer.draw(given, [targets[row] for row in rows + rows[-1:] * fill])[: len(rows)]
             pixels = paste(drawn, scene.mask, scene.edges, image.float() / 255.0) * 255.0
-            done.append(pixels.round().to(torch.uint8)[: len(faces) - start])
+            done.append(pixels.round().to(torch.uint8))
         return torch.cat(done) if done else torch.empty_like(faces.image)
 
     def _targets_of(self, faces: FaceBatch) -> list[int]:

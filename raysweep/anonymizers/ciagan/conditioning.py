@@ -46,6 +46,9 @@ EYE_DISTANCES = 5.0
 """Half the height of the cut, in distances between the inner eye corners."""
 
 MASK_THRESHOLD = 0.2
+BLOCK = 32
+"""Pixels of a resized line that are made at once."""
+
 JPEG_QUALITY = 95
 
 
@@ -204,14 +207,30 @@ def shrink(picture: torch.Tensor, size: int, fraction: float) -> torch.Tensor:
         (n, C, size, size) float in [0, 1].
     """
     whole, start = middle(size, fraction)
-    across = torch.from_numpy(_lanczos(WIDTH, whole, start, size)).to(picture)
-    down = torch.from_numpy(_lanczos(HEIGHT, whole, start, size)).to(picture)
-    # One product per picture: a single large one would round a picture by its place in the batch.
     n, channels = picture.shape[:2]
+    # One product per picture: a single large one would round a picture by its place in the batch.
     flat = picture.reshape(n * channels, HEIGHT, WIDTH)
-    narrow = torch.bmm(flat, across.T.expand(n * channels, -1, -1)).clamp(0, 1)
-    square = torch.bmm(down.expand(n * channels, -1, -1), narrow).clamp(0, 1)
-    return square.view(n, channels, size, size)
+    across = [torch.bmm(flat[:, :, near], weight.mT) for near, weight in _blocks(flat, WIDTH, whole, start, size)]
+    narrow = torch.cat(across, dim=2).clamp_(0, 1)
+    down = [torch.bmm(weight, narrow[:, near]) for near, weight in _blocks(flat, HEIGHT, whole, start, size)]
+    return torch.cat(down, dim=1).clamp_(0, 1).view(n, channels, size, size)
+
+
+def _blocks(like: torch.Tensor, before: int, whole: int, start: int, count: int) -> list[tuple[slice, torch.Tensor]]:
+    """The matrix of `_lanczos` in blocks of rows: Lanczos looks at few neighbours, most of the matrix is 0.
+
+    Returns:
+        Which pixels a block looks at, and their weights (len(like), rows, pixels), the same for each picture.
+    """
+    matrix = _lanczos(before, whole, start, count)
+    found = []
+    for first in range(0, count, BLOCK):
+        block = matrix[first : first + BLOCK]
+        used = np.flatnonzero(block.any(axis=0))
+        near = slice(int(used[0]), int(used[-1]) + 1)
+        weight = torch.from_numpy(np.ascontiguousarray(block[:, near])).to(like)
+        found.append((near, weight.expand(len(like), -1, -1)))
+    return found
 
 
 @dataclass(frozen=True)
