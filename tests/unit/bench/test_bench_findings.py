@@ -37,10 +37,20 @@ def test_every_measurement_exists_and_every_goal_belongs_to_one() -> None:
         (Goal("", 1.05, 1.2), 1.0, "pass"),
         (Goal("", 1.05, 1.2), 1.2, "falls short"),
         (Goal("", 1.05, 1.2), 1.3, "fails"),
+        (Goal("", 1.15, 1.4, around=(0.85, 0.7)), 1.15, "pass"),
+        (Goal("", 1.15, 1.4, around=(0.85, 0.7)), 1.3, "falls short"),
+        (Goal("", 1.15, 1.4, around=(0.85, 0.7)), 1.5, "fails"),
+        (Goal("", 1.15, 1.4, around=(0.85, 0.7)), 0.85, "pass"),
+        (Goal("", 1.15, 1.4, around=(0.85, 0.7)), 0.8, "falls short"),
+        (Goal("", 1.15, 1.4, around=(0.85, 0.7)), 0.6, "fails"),
     ],
 )
 def test_verdicts(goal: Goal, value: float, verdict: str) -> None:
     assert goal.verdict(value) == verdict
+
+
+def test_a_ratio_that_should_be_one_says_both_ends() -> None:
+    assert Goal("", 1.15, 1.4, around=(0.85, 0.7)).text == "0.85 to 1.15"
 
 
 def test_choose_names_what_is_not_known() -> None:
