@@ -14,6 +14,7 @@ from raysweep.errors import ConfigError, DataError
 from raysweep.schema import FaceTable, FloatArray, IntArray
 
 __all__ = [
+    "BACKBONE",
     "CLEAR_EXTRA",
     "MIXED",
     "RESTORED",
@@ -38,6 +39,8 @@ MISSING = -1.0
 WITHOUT_REPEATS = "identities without repeats"
 MIXED = "mixed"
 """Name of the embeddings of T anonymized at random strengths, see `AttackView.extra`."""
+BACKBONE = "backbone"
+"""Name of the embeddings of recognisers that were themselves trained on anonymized T."""
 RESTORED = "restored:"
 """Prefix of the names of the embeddings of restored probes; the restorer follows."""
 CLEAR_EXTRA: frozenset[str] = frozenset({MIXED, RESTORED + "operator"})
@@ -184,7 +187,7 @@ class AttackView:
         seed: for attackers that draw.
         role: which role is attacked.
         extra: further embeddings of the N faces that cost pixels: `mixed` (T at random strengths), `restored:NAME` (probes restored by a
-            restorer). A face that was not measured is all zero.
+            restorer), `backbone` (faces of S and E through recognisers retrained on T). A face that was not measured is all zero.
         absent: why an extra is not there.
         known: the anonymizer's training used this embedder or a relative of it.
         assignment: `per_image`, or `per_identity` (each person keeps one pseudonym).

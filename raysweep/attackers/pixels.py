@@ -1,6 +1,7 @@
 """What attackers need pixels for, done in the worker while the pixels are on the device; only embeddings leave.
 
-`restored:KIND` are the probes of S and E as a restorer gives them back, `mixed` the faces of T anonymized at random strengths.
+`restored:KIND` are the probes of S and E as a restorer gives them back, `mixed` the faces of T anonymized at random strengths, `backbone`
+the faces of S and E as recognisers see them whose own weights were trained on T.
 """
 
 from __future__ import annotations
@@ -8,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from raysweep.anonymizers.base import Anonymizer
-from raysweep.attackers.base import MIXED, RESTORED, Attacker
+from raysweep.attackers.backbone import retrained
+from raysweep.attackers.base import BACKBONE, MIXED, RESTORED, Attacker
 from raysweep.attackers.mixed_strength import MixedStrength
 from raysweep.attackers.restorers import Pairs, restore
 from raysweep.attackers.reversal import Reversal
+from raysweep.attackers.semi_informed import SemiInformed
 from raysweep.errors import ConfigError
-from raysweep.schema import FaceTable, FloatArray, IntArray
+from raysweep.models.base import Embedder
+from raysweep.models.embedders import TorchEmbedder
+from raysweep.schema import FaceTable, FloatArray, Frame, IntArray
 from raysweep.search.parameters import Float, Int, Parameter, Value
 
 __all__ = ["Darkroom", "Extra", "askers", "draw_strengths", "spread_over_people"]
@@ -55,6 +60,8 @@ class Darkroom:
         embed: crops -> per embedder (n, D).
         remake: setting -> the same fitted anonymizer with other values of its `strength` parameters.
         seed: of whatever is drawn.
+        embedders: the recognisers behind `embed`; those in torch can be trained on.
+        frame: of the crops.
     """
 
     table: FaceTable
@@ -63,6 +70,8 @@ class Darkroom:
     embed: Callable[[torch.Tensor], Mapping[str, FloatArray]]
     remake: Callable[[Mapping[str, Value]], Anonymizer]
     seed: int
+    embedders: Sequence[Embedder] = ()
+    frame: Frame = field(default_factory=Frame)
 
     def develop(self, asker: Attacker, anonymizer: Anonymizer) -> Extra:
         """Measure what an attacker with an `extra` asks for."""
@@ -70,6 +79,8 @@ class Darkroom:
             return self._restored(asker, anonymizer)
         if isinstance(asker, MixedStrength):
             return self._mixed(asker, anonymizer)
+        if isinstance(asker, SemiInformed):
+            return self._backbone(asker, anonymizer)
         name = str(getattr(asker, "extra", ""))
         return _nothing(name, f"{name}: nobody here knows how to measure it")
 
@@ -89,6 +100,27 @@ class Darkroom:
         pairs = Pairs(clear if how.restorer == "operator" else self.release(anonymizer, train), clear)
         found = restore(how, pairs, self.release(anonymizer, probes), operator, self.seed)
         return Extra(name, probes, self.embed(found))
+
+    def _backbone(self, how: SemiInformed, anonymizer: Anonymizer) -> Extra:
+        networks = [model for model in self.embedders if isinstance(model, TorchEmbedder)]
+        train = spread_over_people(self.table, how.images)
+        labels = self.table.identity[train]
+        if not networks:
+            return _nothing(
+                BACKBONE, "no recogniser at hand is a torch network, so none can be trained (ONNX holds no gradients)"
+            )
+        if len(np.unique(labels[labels >= 0])) < 2:
+            return _nothing(BACKBONE, "fewer than two people in role T to learn from")
+        train, labels = train[labels >= 0], labels[labels >= 0]
+        rows = np.concatenate([self.table.rows(role, side) for role in ("S", "E") for side in ("enrol", "probe")])
+        taught, seen = self.release(anonymizer, train), self.release(anonymizer, rows)
+        found = {
+            model.name: retrained(model, taught, self.frame, labels, how.backbone_epochs, self.seed).embed(
+                seen, self.frame
+            )
+            for model in networks
+        }
+        return Extra(BACKBONE, rows, found)
 
     def _mixed(self, how: MixedStrength, anonymizer: Anonymizer) -> Extra:
         if not anonymizer.strength:

@@ -19,7 +19,7 @@ from torch import nn
 
 from raysweep.attackers.reversal import Reversal
 
-__all__ = ["SIDE", "Operator", "Pairs", "restore"]
+__all__ = ["SIDE", "Operator", "Pairs", "on_one_thread", "restore"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 """(n, 3, S, S) float crops from 0 to 255 -> the published crops before rounding; differentiable."""
@@ -73,16 +73,16 @@ def restore(how: Reversal, pairs: Pairs, probes: torch.Tensor, operator: Operato
     if how.restorer == "operator":
         if operator is None:
             raise ValueError("restorer=operator needs the operator of the anonymizer")
-        with _one_thread(probes.device):
+        with on_one_thread(probes.device):
             parts = [_invert(operator, part, pairs, how.iterations) for part in torch.split(probes, CHUNK)]
         return torch.cat(parts) if parts else probes.clone()
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pairs; a restorer learns from two or more")
     if how.restorer == "ridge":
         return _ridge(pairs, probes)
-    with _one_thread(probes.device), torch.enable_grad():
+    with on_one_thread(probes.device), torch.enable_grad():
         network = _train(how, pairs, seed)
-    with _one_thread(probes.device), torch.inference_mode():
+    with on_one_thread(probes.device), torch.inference_mode():
         parts = [
             _large(network(_small(part)[0] * 2 - 1) * 0.5 + 0.5, probes.shape[-1])
             for part in torch.split(probes, CHUNK)
@@ -91,7 +91,7 @@ def restore(how: Reversal, pairs: Pairs, probes: torch.Tensor, operator: Operato
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def on_one_thread(device: torch.device) -> Iterator[None]:
     """On a CPU the order of float32 sums depends on the number of threads, and training magnifies it; a result must not depend on how
     many workers share the machine."""
     threads = torch.get_num_threads()

@@ -321,6 +321,8 @@ class TrialWorker:
             embed=self._embed,
             remake=remake,
             seed=task.seed,
+            embedders=self._embedders,
+            frame=self.references.faces.frame,
         )
 
     def _pieces(self, rows: IntArray) -> list[IntArray]:

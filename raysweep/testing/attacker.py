@@ -66,7 +66,7 @@ def example_company(
     for name in clear:
         before, after = Embeddings.of(clear[name], name), Embeddings.of(anonymized[name], name)
         extra = dict.fromkeys(
-            ("mixed", *(f"restored:{kind}" for kind in ("ridge", "autoencoder", "unet", "operator"))), after
+            ("mixed", "backbone", *(f"restored:{kind}" for kind in ("ridge", "autoencoder", "unet", "operator"))), after
         )
         learned: dict[object, object] = {}
         for role in ("S", "E"):

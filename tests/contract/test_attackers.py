@@ -18,6 +18,7 @@ LADDER = [
     attacker("A0", template="mean"),
     attacker("A2:lda"),
     attacker("A2:mlp", epochs=8),
+    attacker("A2:backbone"),
     attacker("A3", early_stopping=True),
     attacker("A4:unet"),
     attacker("A5:A0"),

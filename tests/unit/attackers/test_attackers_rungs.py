@@ -230,7 +230,7 @@ def test_names_kinds_and_settings() -> None:
     assert [label(each) for each in made] == ["A0", "A2", "A2:mlp", "A4:unet", "A5:A0", "A5:A1", "A5:A2", "A6"]
     assert made[2].epochs == 7  # type: ignore[attr-defined]
     assert [label(member) for member in made[-1].members] == ["A0", "A2", "A2:mlp", "A4:unet"]  # type: ignore[attr-defined]
-    assert kinds_of(attacker("A2")) == "whitening, lda, mlp"
+    assert kinds_of(attacker("A2")) == "whitening, lda, mlp, backbone"
     with pytest.raises(ConfigError) as caught:
         attackers_of(("A9", "A1:best", "A3"), {"A3": {"epoch": 3}})
     assert len(caught.value.problems) == 3
