@@ -76,6 +76,9 @@ GOALS: dict[str, Goal] = {
     "R1 models": Goal("steady rate of the pool / bare loop of the same networks", 0.95, 0.85, at_least=True),
     "R1 sleeps": Goal("the same with kernels that leave the processor free, as a GPU does", 0.95, 0.85, at_least=True),
     "R2": Goal("rate of the pool over ten minutes, its start included / bare loop", 0.90, 0.80, at_least=True),
+    "R3": Goal(
+        "share of the time in which the least busy GPU runs kernels while the pool measures", 0.95, 0.85, at_least=True
+    ),
     "R4 pool": Goal("a trial more on the standing pool / its kernels per worker", 1.05, 1.20),
     "R4 Tune": Goal("a trial more through Ray Tune / its kernels per worker", 1.10, 1.20),
     "R5": Goal("what a trial more costs beside its kernels / the same of a plain Tune trial with reuse", 0.25, 0.25),
@@ -96,8 +99,13 @@ GOALS: dict[str, Goal] = {
     "R12 down": Goal("the same with a tracker that is down", 1.02, 1.05),
     "R12 slow": Goal("the same with a tracker that takes 5 s to refuse", 1.02, 1.05),
     "R13": Goal("ask and tell at trial 1,000 / a trial", 0.01, 0.05),
+    "R15": Goal(
+        "FLOP/s of the embedder / of torchvision's ResNet-50, both half and compiled", 0.80, 0.60, at_least=True
+    ),
+    "R16": Goal("embedder at half precision, compiled / as it is", 3.0, 2.0, at_least=True),
     "R17 blur": Goal("rate of blur / rate of the embedder, on a GPU", 5.0, 2.0, at_least=True),
     "R17 pixelate": Goal("rate of pixelate / rate of the embedder, on a GPU", 5.0, 2.0, at_least=True),
+    "R18": Goal("scores of all pairs, counted / the bare matrix product", 1.3, 2.0),
     "R19 anonymize": Goal("memory of `anonymize` at 10 times the data / at once", 1.10, 1.25),
     "R19 prepare": Goal("memory of `prepare` at 10 times the data / at once", 1.10, 1.25),
     "R20": Goal("time that a dry run foretells / time that the sweep takes", 1.15, 1.4, around=(0.85, 0.7)),
@@ -111,6 +119,7 @@ GOALS: dict[str, Goal] = {
 BENCHES: dict[str, Bench] = {
     "R1": Bench("steady:steady", ("R1 models", "R1 sleeps"), "1 min"),
     "R2": Bench("whole_run:whole_run", ("R2",), "11 min", asked=True),
+    "R3": Bench("busy:busy", ("R3",), "2 min, needs a GPU", gpu=True),
     "R4": Bench("overhead:overhead", ("R4 pool", "R4 Tune", "R5"), "2 min"),
     "R6": Bench("scale:scale", tuple(f"R6 {size}" for size in (2, 4, 8, 16, 32, 64)), "4 min"),
     "R7": Bench("foretold:again", ("R7",), "4 min"),
@@ -120,7 +129,9 @@ BENCHES: dict[str, Bench] = {
     "R11": Bench("costs:record_cost", ("R11",), "3 min"),
     "R12": Bench("costs:tracker_cost", ("R12 up", "R12 down", "R12 slow"), "6 min"),
     "R13": Bench("asking:asking", ("R13",), "20 s"),
+    "R16": Bench("precision:precision", ("R16", "R15"), "2 min, needs a GPU", gpu=True),
     "R17": Bench("classical:classical", ("R17 blur", "R17 pixelate"), "30 s, needs a GPU", gpu=True),
+    "R18": Bench("pairs:all_pairs", ("R18",), "20 s"),
     "R19": Bench("memory:memory", ("R19 anonymize", "R19 prepare"), "4 min; --faces 5000: 40 min"),
     "R20": Bench("foretold:foretold", ("R20",), "6 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
@@ -129,7 +140,7 @@ BENCHES: dict[str, Bench] = {
     "many": Bench("many:many", ("many time", "many memory"), "3 min"),
 }
 
-ALSO = {"R5": "R4"}
+ALSO = {"R5": "R4", "R15": "R16"}
 """Ratios that another bench yields on its way."""
 
 

@@ -16,7 +16,7 @@ from raysweep.bench.stubs import Kernel, StubWorker
 from raysweep.bench.sweeps import NoTracker, Run, stub_sweep
 from raysweep.cli import main
 
-QUICK = ("R13", "R25")
+QUICK = ("R13", "R18", "R25")
 """Those that take seconds."""
 
 
@@ -99,8 +99,53 @@ def test_rates_of_classical_methods_need_no_gpu_to_be_right(tmp_path: Path) -> N
 
 def test_what_needs_a_gpu_says_so_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    found = run_benches(["R17"], How(tmp_path))
-    assert [(finding.goal, finding.verdict, finding.missing) for finding in found] == [
-        ("R17 blur", "not measured", "no GPU"),
-        ("R17 pixelate", "not measured", "no GPU"),
+    found = run_benches([name for name, bench in BENCHES.items() if bench.gpu], How(tmp_path))
+    assert [finding.goal for finding in found] == ["R3", "R16", "R15", "R17 blur", "R17 pixelate"]
+    assert {(finding.verdict, finding.missing) for finding in found} == {("not measured", "no GPU")}
+
+
+@pytest.mark.slow
+def test_speeds_of_a_network_need_no_gpu_to_be_right(tmp_path: Path) -> None:
+    """Twice the layers cost twice the operations, and half precision says nearly the same."""
+    import torch
+    from torch import nn
+
+    from raysweep.bench.precision import speeds
+
+    torch.manual_seed(0)
+    one = nn.Linear(64, 64, bias=False)
+    found = [speeds(network, torch.randn(8, 64), 0.1, compiled=False) for network in (one, nn.Sequential(one, one))]
+    assert [item.flop for item in found] == [2 * 64 * 64, 4 * 64 * 64]
+    assert all(item.cosine > 0.999 for item in found)
+    assert all(item.full > 1 and item.half > 1 for item in found)
+
+
+@pytest.mark.slow
+def test_a_dry_run_is_held_against_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A calibration of this process, kept for its sweep; what it is worth is measured by R20."""
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "160")
+    faces = ["--data", "synthetic:identities=24,images_per_identity=7,seed=5"]
+    command = [
+        "tune",
+        "ganonymization",
+        "steps=8",
+        "trials=2",
+        "--engine",
+        "local",
+        "--runs",
+        str(tmp_path / "runs"),
+        *faces,
     ]
+    assert main([*command, "--dry-run", "--price", "3"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("2 trials and 3 controls on 1 worker", "fit", "in all", "reference store", "at 3 for a machine-hour"):
+        assert words in shown
+    assert not list((tmp_path / "cache").rglob("manifest.json")), "nothing of the sample stays"
+    assert main(command) == 0
+    assert "foretold by its dry run: " in capsys.readouterr().out
+    # Prepared faces are used as they are, and nothing is left to prepare.
+    assert main([*command, "--dry-run"]) == 0
+    assert "done already" in capsys.readouterr().out

@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from raysweep.bench.asking import seconds_a_trial
+from raysweep.bench.busy import shares_of_gpus
 from raysweep.bench.finding import Finding, How
 from raysweep.bench.goals import ALSO, BENCHES, GOALS, Goal, choose
+from raysweep.bench.pairs import pair_seconds
 from raysweep.bench.run import run_benches, write_json
 from raysweep.bench.steady import steady_rate
 from raysweep.bench.table import findings_table
@@ -97,6 +99,18 @@ def test_the_steady_rate_leaves_out_the_end() -> None:
     # Two workers, an item of 100 faces each second on each; the last item of one came late, when the other had nothing left to do.
     ended = [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 9.0]
     assert steady_rate(ended, [100] * 8, 2) == pytest.approx(200.0)
+
+
+def test_every_pair_is_counted() -> None:
+    bare, counting = pair_seconds(6, 4, 0)
+    assert bare > 0
+    assert counting > 0
+
+
+def test_the_least_busy_gpu_is_told_from_the_others() -> None:
+    assert shares_of_gpus(["0, 90", "1, 50", "0, 100", "1, 70"]) == pytest.approx([0.95, 0.6])
+    with pytest.raises(ValueError, match="said nothing"):
+        shares_of_gpus([])
 
 
 def test_asking_takes_time_and_leaves_nothing_open() -> None:
