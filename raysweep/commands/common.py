@@ -56,7 +56,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="where runs are kept, a folder or s3://bucket/prefix (default: RAYSWEEP_RUNS or ./runs)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, print what would be done, start nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, print what would be done and, after a short calibration, what it takes; run nothing",
     )
 
 
