@@ -39,11 +39,14 @@ def reading(state: Standing, info: SweepInfo) -> list[str]:
     knee, private, expressive = state.knee, state.front[0], state.front[-1]
     lines = [
         f"{len(state.front)} of {len(state.trials)} trials {'is' if len(state.front) == 1 else 'are'} on the front; it covers {state.hypervolume:.3f} of the unit square.",
-        f"The balanced choice (knee) is trial #{knee.number} ({setting_words(knee, info)}): {_sentence(knee)}.",
+        f"The balanced choice (knee) is trial #{knee.number} ({setting_words(knee, info)}): {_sentence(knee)}."
+        if state.hypervolume > 0
+        else "No trial does both: where anything of the person is hidden (P above 0), nothing of the expression is left (U 0). There is no balanced choice.",
     ]
-    if private is not knee:
+    told = knee if state.hypervolume > 0 else None
+    if private is not told:
         lines.append(f"Most private is trial #{private.number}: {_sentence(private)}.")
-    if expressive is not knee and expressive is not private:
+    if expressive is not told and expressive is not private:
         lines.append(f"Most expressive is trial #{expressive.number}: {_sentence(expressive)}.")
     return [*lines, *few_people(state, info), *rung_words(state.trials)]
 
@@ -137,13 +140,19 @@ def _sweep_note(state: Standing, info: SweepInfo, rows: int) -> str:
     lines += ["### What it rests on", "", *_basis(state, info), ""]
     lines += [
         "Privacy P is 1 minus the share of its advantage over guessing that the strongest attacker keeps, compared with clear faces. "
-        "Utility U is the share of expressions that a classifier still reads the same, 0 at guessing. Both are measured on people "
-        "who were used for nothing else; brackets are 95 % intervals.",
+        f"Utility U is the share of expressions that a classifier still reads the same, 0 at guessing. {_measured_on(info)} "
+        "Brackets are 95 % intervals.",
         "",
         "The whole report, the interactive figure, picture, tables and the full configuration: tab **Artifacts** "
         "(`report.html`, `front.html`, `front.png`, `front.csv`, `trials.csv`, `attackers.json`, `config.yaml`).",
     ]
     return "\n".join(lines)
+
+
+def _measured_on(info: SweepInfo) -> str:
+    if info.identities.get("T") and info.identities.get("S"):
+        return "Both are measured on people who were used for nothing else."
+    return "There are too few people to keep apart those from whom attackers learn, on whom they are chosen, and on whom both are measured."
 
 
 def _basis(state: Standing, info: SweepInfo) -> list[str]:

@@ -32,16 +32,22 @@ def verdict(found: Analysis) -> str:
     people = info.identities.get("E", 0)
     settings = "No setting" if not complete else "1 setting" if complete == 1 else f"{complete} settings"
     tried = f"{settings} of {plain(info.anonymizer, 120)} {'was' if complete <= 1 else 'were'} scored on {info.faces:,} {kind} faces"
-    judged = f", privacy on {people} people who were used for nothing else." if people else "."
+    alone = " who were used for nothing else" if info.identities.get("T") and info.identities.get("S") else ""
+    judged = f", privacy on {people} people{alone}." if people else "."
     if state.knee is None:
         return f"{tried}{judged} No trial could be ranked: each needs a privacy and a utility that are numbers."
     knee = state.knee
     privacy, utility = knee.metrics["privacy"], knee.metrics["utility"]
-    words = [
-        tried + judged,
-        f"The balanced choice is #{knee.number} ({setting_words(knee, info, 160)}): the strongest attacker"
-        f"{_named(knee)} keeps {_share(privacy, turned=True)} of its advantage over guessing, and {_share(utility)} of the expression is kept.",
-    ]
+    kept = (
+        f"the strongest attacker{_named(knee)} keeps {_share(privacy, turned=True)} of its advantage over guessing, "
+        f"and {_share(utility)} of the expression is kept."
+    )
+    choice = f"#{knee.number} ({setting_words(knee, info, 160)})"
+    words = [tried + judged, f"The balanced choice is {choice}: {kept}"]
+    if state.hypervolume == 0:
+        words[1] = (
+            f"None of them does both: where anything of the person is hidden, no expression is left. With {choice} {kept}"
+        )
     naive = knee.metrics.get("privacy/naive")
     if naive is not None and naive.ok:
         gap = naive.value - privacy.value

@@ -7,7 +7,7 @@ import pytest
 from fake_sweep import control, failed, record, sweep, sweep_info
 
 from raysweep.engine.record import TrialRecord
-from raysweep.tracking.note import reading
+from raysweep.tracking.note import reading, sweep_note
 from raysweep.tracking.standing import rung_agreement, rung_words, searched, setting_words, standing, trace, varying
 
 INFO = sweep_info(Path("runs"))
@@ -100,6 +100,20 @@ def test_few_people_are_told_with_the_front() -> None:
     for people, said in ((3, "no interval is stated"), (12, "intervals are wide")):
         lines = reading(state, sweep_info(Path("runs"), identities={"E": people}))
         assert any(f"{people} people were evaluated" in line and said in line for line in lines)
+
+
+def test_a_front_without_a_compromise_is_not_called_balanced() -> None:
+    state = standing([record(0, 0.4, 0.0), record(1, 0.0, 0.5)], INFO)
+    lines = reading(state, INFO)
+    assert lines[1].startswith("No trial does both")
+    assert [line.split(":")[0] for line in lines[2:4]] == ["Most private is trial #0", "Most expressive is trial #1"]
+    assert not any("balanced choice (knee)" in line for line in lines)
+
+
+def test_people_who_were_used_for_nothing_else_are_claimed_only_where_there_are_any() -> None:
+    records, words = [record(0, 0.5, 0.5)], "people who were used for nothing else"
+    assert words in sweep_note(records, sweep_info(Path("runs"), identities={"T": 9, "S": 5, "E": 10}))
+    assert words not in sweep_note(records, sweep_info(Path("runs"), identities={"E": 3}))
 
 
 def test_the_order_on_a_rung_is_compared_with_that_at_full_fidelity() -> None:
