@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,12 @@ def look_ahead(
             if not found:
                 raise DataError("no setting could be measured:\n" + "\n".join(dict.fromkeys(problems)))
             judged, clear_s, judge_share = _judging(pool, run, place, work, people)
+        tune_s = _tune_s(run)
         machines = _machines(run)
     total = planned_trials(config.space, run)
     rates = Rates(
         arms=tuple(_arm(name, share * total, settings, found, work) for name, (share, settings) in draws.items()),
-        start_s=Span.about(session_s + pool_s + clear_s, 0.25),
+        start_s=Span.about(session_s + pool_s + clear_s + tune_s, 0.25),
         prepare_s=Span.about(_prepare_s(place, len(source)), 0.0 if place.whole else 0.25),
         judge_s=tuple(Span.about(item.judge_s, judge_share) for item in judged),
         store_bytes=place.store_bytes * len(source),
@@ -212,7 +214,7 @@ def _draws(config: SweepConfig) -> Draws:
         blind,
         sampler="random",
         seed=run.seed,
-        trials=max(listed, min(DRAWS, planned_trials(space, run))),
+        trials=min(listed + DRAWS, planned_trials(space, run)),
         key_of=lambda name, setting, repeat: canonical_hash([name, dict(setting), repeat], 16),
     )
     drawn = list(iter(proposer.ask, None))
@@ -263,7 +265,12 @@ def _prepared(source: Source, zoo: Zoo, frame: Frame, run: RunSettings) -> _Plac
     folder = cache_root() / "shards" / source.digest()[:32]
     if len(source) > WHOLE_ROWS or not is_shard_set(folder):
         return None
-    shards = open_shards(folder)
+    try:
+        shards = open_shards(folder)
+    except DataError:
+        return None  # damaged: the sweep writes them again
+    if shards.dropped and run.conflicts != "drop":
+        return None
     store = ReferenceStore.at(shards, frame, zoo)
     if not store.exists():
         return None
@@ -360,6 +367,15 @@ def _pool(plan: WorkerPlan, run: RunSettings, workers: int) -> Iterator[Pool]:
         pool.close()
 
 
+def _tune_s(run: RunSettings) -> float:
+    """Seconds until Ray Tune's first trial runs: it is imported here, and once more by the process of the trial."""
+    if run.engine != "ray":
+        return 0.0
+    started = time.monotonic()
+    import_module("raysweep.search.tuner")
+    return 2 * (time.monotonic() - started)
+
+
 def _machines(run: RunSettings) -> int:
     if run.engine != "ray":
         return 1
@@ -396,7 +412,7 @@ def _judging(
     task = TrialTask("calibration", -1, "identity", {}, run.seed, "identity")
     if place.whole:
         lower = [judging(pool, task, "judged", rung) for rung in range(len(work.rows) - 1)]
-        return [*lower, judging(pool, task, "judged", None)], 0.0, 0.1
+        return [*lower, judging(pool, task, "judged", None)], sum(item.clear_s for item in lower), 0.1
     sizes = np.cumsum(work.rows).tolist()
     largest = min(sizes[-1], JUDGED_ROWS)
     # Roles of made-up faces: G is a tenth of them.

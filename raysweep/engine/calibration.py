@@ -102,13 +102,15 @@ class CalibrationWorker(TrialWorker):
         )
 
     def judged(self, task: TrialTask, rung: int | None) -> Judging:
-        """Judge clear faces with some noise, as if they were a trial's; what is made once for a rung is made before the clock starts.
+        """Judge clear faces with some noise, as if they were a trial's; what is made once for a rung counts as its clear side.
 
         Args:
             task: any.
             rung: below full fidelity, None for all faces.
         """
+        new, began = rung is not None and rung not in self._rungs, time.perf_counter()
         rows = self.rows if rung is None else self.rows[self._rung(rung)[0]]
+        clear_s = time.perf_counter() - began if new else 0.0
         places = np.array([self._position[int(row)] for row in rows], dtype=np.int64)
         random = np.random.default_rng(task.seed)
         measured = _noisy(self._clear, places, random)
@@ -116,7 +118,7 @@ class CalibrationWorker(TrialWorker):
         started = time.perf_counter()
         outcome = self.judge(task, fitted, parts) if rung is None else self.judge_rung(task, fitted, parts, rung)
         seconds = time.perf_counter() - started
-        return Judging(len(rows), 0.0, seconds, *_sizes(task, outcome))
+        return Judging(len(rows), clear_s, seconds, *_sizes(task, outcome))
 
     def judged_made_up(self, task: TrialTask, faces: int, images: int) -> Judging:
         """The same for a data set that is not there yet: so many made-up faces, with as many numbers each as the models at hand give."""
@@ -212,15 +214,21 @@ def surveys(pool: Pool, tasks: Sequence[TrialTask], kinds: int, limit_s: float) 
 
 
 def judging(pool: Pool, task: TrialTask, method: str, *arguments: Any) -> Judging:
-    """The mean over all workers, which judge at the same time; a first turn, which imports and warms, does not count."""
+    """The mean over all workers, which judge at the same time; a first turn, which imports and warms, only counts for what is made once."""
+    turns: list[list[Judging]] = []
     for _ in range(2):
         handles = [pool.call(method, replace(task, key=f"judge-{place}"), *arguments) for place in range(pool.size)]
-        found: list[Judging] = [pool.result(handle) for handle in handles]
+        turns.append([pool.result(handle) for handle in handles])
+    first, second = turns
     return replace(
-        found[0],
-        clear_s=float(np.mean([item.clear_s for item in found])),
-        judge_s=float(np.mean([item.judge_s for item in found])),
+        second[0],
+        clear_s=_mean([item.clear_s for item in second]) or _mean([item.clear_s for item in first]),
+        judge_s=_mean([item.judge_s for item in second]),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def _noisy(clear: Measurements, places: IntArray, random: np.random.Generator) -> Measurements:
