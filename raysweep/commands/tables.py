@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from raysweep.tracking.note import FEW_PEOPLE, FEWEST_PEOPLE
 from raysweep.tracking.text import plain, with_interval
 
 if TYPE_CHECKING:
@@ -37,8 +38,19 @@ def faces_table(faces: Faces) -> RenderableType:
     rows += [("quarantined", str(count), plain(reason, 80)) for reason, count in faces.left_out().items()]
     for role, meaning in (("G", "background"), ("T", "attacker training"), ("S", "selection"), ("E", "evaluation")):
         chosen = table.identity[table.rows(role)]
-        rows.append((f"role {role}", str(len(chosen)), f"{meaning}, {len(np.unique(chosen[chosen >= 0]))} identities"))
+        people = len(np.unique(chosen[chosen >= 0]))
+        rows.append((f"role {role}", str(len(chosen)), f"{meaning}, {people} identities{_too_few(role, people)}"))
     return plain_table(plain(faces.source.name, 80), ("", "images", ""), rows)
+
+
+def _too_few(role: str, people: int) -> str:
+    """What a sweep will say of so few people, told before it is started."""
+    if role != "E" or people >= FEW_PEOPLE:
+        return ""
+    if not people:
+        return ": privacy is undefined"
+    what = "no intervals below" if people < FEWEST_PEOPLE else "wide intervals; a front to act on takes"
+    return f": {what} {FEWEST_PEOPLE if people < FEWEST_PEOPLE else FEW_PEOPLE}"
 
 
 ATTACKER_COLUMNS = ("attacker", "embedder", "rank-1 on E [95 %]", "clear", "advantage on S", "on E", "")

@@ -10,7 +10,7 @@ from raysweep.tracking.info import SweepInfo
 from raysweep.tracking.standing import Standing, rung_words, setting_words, standing
 from raysweep.tracking.text import duration, markdown, plain, setting_text, with_interval, worst_attacker
 
-__all__ = ["few_people", "reading", "sweep_note", "trial_note"]
+__all__ = ["FEWEST_PEOPLE", "FEW_PEOPLE", "few_people", "reading", "sweep_note", "trial_note"]
 
 MAX_ROWS = 40
 FEWEST_PEOPLE = 10
