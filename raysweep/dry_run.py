@@ -176,8 +176,10 @@ def look_ahead(
             work, people = _work(config, place, len(source), workers)
             tell("calibrating: a few settings, few steps, few faces")
             found, problems = surveys(pool, _tasks(config, draws, workers), len(draws), 0.75 * limit_s)
-            if not found:
-                raise DataError("no setting could be measured:\n" + "\n".join(dict.fromkeys(problems)))
+            missing = set(draws) - {item.anonymizer for item in found}
+            if missing:
+                lines = [f"no setting of {', '.join(sorted(missing))} could be measured:", *dict.fromkeys(problems)]
+                raise DataError("\n".join(lines))
             judged, clear_s, judge_share = _judging(pool, run, place, work, people)
         tune_s = _tune_s(run)
         machines = _machines(run)
@@ -433,8 +435,6 @@ def _judging(
 def _arm(name: str, trials: float, settings: Sequence[dict[str, Any]], found: Sequence[Survey], work: Work) -> ArmRates:
     """The mean over the settings that were measured, each at the mean number of steps of those that may come."""
     own = [item for item in found if item.anonymizer == name]
-    if not own:
-        raise DataError(f"no setting of {name} could be measured")
     steps = float(np.mean([float(setting.get("steps", 0)) for setting in settings]))
     extras = [item.extras_s * sum(work.rows) / item.extras_rows if item.extras_rows else 0.0 for item in own]
     return ArmRates(

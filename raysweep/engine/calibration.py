@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,16 +202,25 @@ def surveys(pool: Pool, tasks: Sequence[TrialTask], kinds: int, limit_s: float) 
         if first >= kinds and time.monotonic() - started + each_s > limit_s:
             break
         now = [tasks[(first + place) % len(tasks)] for place in range(pool.size)]
-        handles = [
-            pool.call("survey", replace(task, key=f"calibration-{first + place}"), each_s)
-            for place, task in enumerate(now)
-        ]
-        for task, handle in zip(now, handles, strict=True):
-            try:
+        handles = []
+        for place, task in enumerate(now):
+            with _noted(task, problems):
+                handles.append((task, pool.call("survey", replace(task, key=f"calibration-{first + place}"), each_s)))
+        for task, handle in handles:
+            with _noted(task, problems):
                 found.append(pool.result(handle))
-            except RaysweepError as error:
-                problems.append(f"{task.anonymizer}: {error}")
     return found, problems
+
+
+@contextmanager
+def _noted(task: TrialTask, problems: list[str]) -> Iterator[None]:
+    """An anonymizer is anybody's code: whatever it raises is a line for the reader, and the others go on."""
+    try:
+        yield
+    except RaysweepError as error:
+        problems.append(f"{task.anonymizer}: {error}")
+    except Exception as error:
+        problems.append(f"{task.anonymizer}: {type(error).__name__}: {error}")
 
 
 def judging(pool: Pool, task: TrialTask, method: str, *arguments: Any) -> Judging:

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 from raysweep.cli import main
+from raysweep.config import resolve_sweep
+from raysweep.dry_run import _arm, _draws, _tasks
+from raysweep.engine.calibration import Survey
+from raysweep.engine.forecast import Work
 
 
 def test_what_is_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,3 +52,32 @@ def test_words_of_a_dry_run_belong_to_one(capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().err
     assert "--price belongs to --dry-run" in said
     assert "--no-calibration belongs to --dry-run" in said
+
+
+def test_settings_to_measure_are_those_of_the_sweep() -> None:
+    """A study's own, in its proportions; of a space such as its sampler may draw; one of each anonymizer comes first."""
+    study = resolve_sweep("baseline", [])
+    draws = _draws(study)
+    listed = {arm.anonymizer: len(arm.settings) for arm in study.space.arms}
+    assert {name: round(13 * share) for name, (share, _) in draws.items()} == listed
+    tasks = _tasks(study, draws, 2)
+    assert {task.anonymizer for task in tasks[: len(listed)]} == set(listed)
+    assert len({(task.anonymizer, tuple(task.setting.items())) for task in tasks}) == 13
+    searched = _draws(resolve_sweep("ganonymization", ["steps=40"]))
+    share, settings = searched["ganonymization"]
+    assert share == 1.0
+    assert {setting["steps"] for setting in settings} == {40}
+    assert len({setting["expression_loss"] for setting in settings}) == 3
+
+
+def test_steps_that_were_not_run_are_counted() -> None:
+    found = [
+        Survey("g", 1.0, 0.1, 0.001, 0.002, 3.0, 50),
+        Survey("g", 2.0, 0.3, 0.001, 0.002, 3.0, 50),
+        Survey("b", 9.0, 9.0, 9.0, 9.0),
+    ]
+    arm = _arm("g", 10.0, [{"steps": 20}, {"steps": 60}], found, Work(10, 1, (100, 100), 1))
+    assert arm.fit_s.value == pytest.approx(1.5 + 0.2 * 40)
+    assert arm.fit_s.low < 1.5 + 0.1 * 40 + 1.0, "two settings that differ much say little of the others"
+    assert arm.extras_s.value == pytest.approx(3.0 * 200 / 50)
+    assert arm.settings == 2

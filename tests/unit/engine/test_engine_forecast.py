@@ -192,6 +192,8 @@ class FakePool:
         self.asked.append(task.anonymizer)
         if task.anonymizer == "bad":
             return TrialError("it cannot")
+        if task.anonymizer == "worse":
+            raise KeyError("at once, as in this process")
         return Survey(task.anonymizer, 1.0, 0.0, 0.1, 0.2)
 
     def wait(self, handles: object) -> None:
@@ -212,6 +214,10 @@ def test_one_of_each_is_surveyed_even_when_the_time_is_up() -> None:
     assert pool.asked == ["a", "bad", "c", "a"], "two rounds of two workers"
     assert [item.anonymizer for item in found] == ["a", "c", "a"]
     assert problems == ["bad: it cannot"]
+    assert surveys(FakePool(), [TrialTask("t", 0, "worse", {}, 0)], 1, 0.0) == (
+        [],
+        ["worse: KeyError: 'at once, as in this process'"] * 2,
+    )
 
 
 def test_the_tables_say_what_it_takes_and_costs() -> None:
