@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
@@ -15,12 +16,14 @@ from raysweep.attackers.adapters import principal
 from raysweep.attackers.base import lacking
 from raysweep.attackers.cross_domain import PairMap
 from raysweep.attackers.registry import kinds_of, list_attackers, plugin_of
+from raysweep.config import RunSettings
 from raysweep.engine.controls import ControlStore
 from raysweep.errors import ConfigError
 from raysweep.metrics.identification import IdentificationSums
 from raysweep.metrics.uncertainty import Resampling
 from raysweep.objective import Protocol, Referee
 from raysweep.objective.learning import with_less
+from raysweep.provenance import _protocol_basis
 from raysweep.schema import FloatArray, Measurements
 from raysweep.testing.attacker import example_company, example_embeddings, example_table
 
@@ -283,3 +286,18 @@ def test_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not a class" in errors["acme.thing"]
     judged = _judge(("A1", "acme.coin"), _measured(_clear()))
     assert {row["status"] for row in judged.attackers if row["attacker"] == "acme.coin"} == {"vacuous"}
+
+
+def test_a_budget_is_part_of_what_a_sweep_asks() -> None:
+    """Another number of epochs or images of an attacker is another sweep: its numbers are never served for this one."""
+    asked = [
+        {},
+        {"attacker": {"A3": {"epochs": 5}}},
+        {"attacker": {"A3": {"epochs": 6}}},
+        {"attackers": ("A0", "A4:unet"), "attacker": {"A4": {"images": 50}}},
+        {"attackers": ("A0", "A4:unet"), "attacker": {"A4": {"images": 60}}},
+    ]
+    bases = [json.dumps(_protocol_basis(RunSettings.model_validate(given)), sort_keys=True) for given in asked]
+    assert len(set(bases)) == len(asked)
+    again = _protocol_basis(RunSettings.model_validate(asked[1]))
+    assert json.dumps(again, sort_keys=True) == bases[1]
