@@ -73,9 +73,9 @@ def on_the_scheduler(
 
 def test_trials_per_rung_are_those_of_the_scheduler() -> None:
     ladder = Ladder(3, 3)
-    expected = expected_rungs(ladder, 30)
-    assert expected == pytest.approx(on_the_scheduler(ladder, 30, 50, 1), rel=0.06)
-    two = on_the_scheduler(ladder, 30, 50, 2)
+    expected = expected_rungs(ladder, 20)
+    assert expected == pytest.approx(on_the_scheduler(ladder, 20, 40, 1), rel=0.06)
+    two = on_the_scheduler(ladder, 20, 40, 2)
     assert expected == pytest.approx(two, rel=0.2)
     assert expected[1] > two[1], "ends of a front stand equal"
     assert expected_rungs(Ladder(2, 2), 3) == (3.0, 3.0), "all of the first three climb"
