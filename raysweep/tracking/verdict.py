@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from raysweep.engine.record import TrialRecord
@@ -13,6 +14,10 @@ from raysweep.tracking.standing import setting_words
 from raysweep.tracking.text import plain, with_interval, worst_attacker
 
 __all__ = ["Card", "caveats", "key_figures", "verdict"]
+
+
+SAME = 0.02
+"""Privacies that differ by less are called the same."""
 
 
 class Card(NamedTuple):
@@ -50,17 +55,24 @@ def verdict(found: Analysis) -> str:
         )
     naive = knee.metrics.get("privacy/naive")
     if naive is not None and naive.ok:
-        gap = naive.value - privacy.value
-        words.append(
-            f"An evaluation with a naive attacker alone would have claimed a privacy of {naive.value:.2f} instead of {privacy.value:.2f}."
-            if gap > 0.02
-            else f"A naive attacker alone would have come to nearly the same privacy ({naive.value:.2f})."
-        )
+        words.append(_beside_naive(naive.value, privacy.value))
     if found.selected is not None:
         words.append(
             f"Of {int(found.selected.chosen.sum())} settings chosen on other people, {int(found.selected.standing.sum())} hold when measured again."
         )
     return " ".join(words)
+
+
+def _beside_naive(naive: float, privacy: float) -> str:
+    if naive > privacy + SAME:
+        return f"An evaluation with a naive attacker alone would have claimed a privacy of {naive:.2f} instead of {privacy:.2f}."
+    if naive >= privacy - SAME:
+        return f"A naive attacker alone would have come to nearly the same privacy ({naive:.2f})."
+    # The strongest is chosen on other people than it is measured on: where these are few, the choice is a matter of luck.
+    return (
+        f"A naive attacker, not the strongest on the people on whom attackers are chosen, gets further on these: it leaves a privacy of {naive:.2f}. "
+        "More people would make the choice surer; until then take the lower number."
+    )
 
 
 def key_figures(found: Analysis) -> list[Card]:
@@ -83,7 +95,10 @@ def key_figures(found: Analysis) -> list[Card]:
     ]
     gap = metrics.get("privacy/gap")
     if gap is not None and gap.ok:
-        cards.append(Card("naive evaluation overstates P by", f"{gap.value:.2f}", f"{_interval(gap)} at the knee"))
+        over = gap.value > -SAME
+        shown = gap if over else replace(gap, value=-gap.value, lo=-gap.hi, hi=-gap.lo)
+        name = f"naive evaluation {'overstates' if over else 'understates'} P by"
+        cards.append(Card(name, f"{shown.value:.2f}", f"{_interval(shown)} at the knee"))
     volume = found.volume
     band = f"[{volume.lo:.3f}, {volume.hi:.3f}]" if math.isfinite(volume.lo) else "no band: draws not kept"
     cards.append(Card("hypervolume", f"{volume.value:.3f}", f"{band}, {len(found.shown)} points shown"))

@@ -20,7 +20,7 @@ from raysweep.errors import ConfigError, StoreError
 from raysweep.metrics.catalogue import describe
 from raysweep.metrics.value import MetricValue
 from raysweep.tracking import report
-from raysweep.tracking.analysis import analyse, reasons
+from raysweep.tracking.analysis import Analysis, analyse, reasons
 from raysweep.tracking.contact import drawn_sheet
 from raysweep.tracking.info import ModelInfo, SweepInfo
 from raysweep.tracking.latex import latex, latex_text
@@ -31,7 +31,7 @@ from raysweep.tracking.report import write_page, write_tables
 from raysweep.tracking.sections import _rates, attackers_by_setting, front_rows, gap_rows, trial_rows
 from raysweep.tracking.stored import StoredRun, find_run, load_run
 from raysweep.tracking.svg import Axis, Plot, nice_ticks
-from raysweep.tracking.verdict import caveats, verdict
+from raysweep.tracking.verdict import caveats, key_figures, verdict
 
 NOT_CLOSED = {"meta", "img", "link", "br", "hr"}
 RTL_AND_ISOLATES = "\u202e\u2066\u200f"
@@ -215,6 +215,25 @@ def test_any_state_gives_a_page(tmp_path: Path, records: list) -> None:
     found = analyse(plain_run(tmp_path, records))
     harmless(build_page(found))
     assert verdict(found)
+
+
+def naive_run(tmp_path: Path, naive: float) -> Analysis:
+    metrics = {
+        **record(0, 0.5, 0.5).metrics,
+        "privacy/naive": MetricValue(naive),
+        "privacy/gap": MetricValue(naive - 0.5, naive - 0.6, naive - 0.4),
+    }
+    return analyse(plain_run(tmp_path, [record(0, 0.5, 0.5, metrics=metrics)]))
+
+
+def test_the_naive_attacker_may_err_both_ways(tmp_path: Path) -> None:
+    assert "would have claimed a privacy of 0.90 instead of 0.50" in verdict(naive_run(tmp_path, 0.9))
+    assert "nearly the same privacy (0.51)" in verdict(naive_run(tmp_path, 0.51))
+    further = naive_run(tmp_path, 0.2)
+    assert "gets further on these: it leaves a privacy of 0.20" in verdict(further)
+    (card,) = [card for card in key_figures(further) if "naive" in card.name]
+    assert (card.name, card.value) == ("naive evaluation understates P by", "0.30")
+    assert card.note.startswith("[0.20, 0.40]")
 
 
 def test_undefined_is_never_a_zero(tmp_path: Path) -> None:
