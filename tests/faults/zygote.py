@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -108,6 +109,8 @@ def drive(order: dict[str, Any]) -> int:
         silence_mlflow()
     if "clock" in stub:
         jumping_clock(stub["clock"])
+    if "file_bytes" in stub:  # what a full disk does, without one
+        resource.setrlimit(resource.RLIMIT_FSIZE, (stub["file_bytes"], stub["file_bytes"]))
     faults.arm(order.get("fault"))
     return cli.main(order["argv"])
 
