@@ -390,6 +390,8 @@ class MlflowSink:
             return
         fault_point("mlflow.before_send")
         ended_ms = round(1000 * record.ended_at)
+        # Parameters cannot be changed: of a run that a killed process has begun, only what is missing is added.
+        there = {} if child is None else self._client.get_run(child.run_id).data.params
         name = f"{record.control} control" if record.control else f"#{record.number:03d} {record.anonymizer}"
         if child is None:
             created = self._client.create_run(
@@ -429,6 +431,7 @@ class MlflowSink:
             tags["raysweep.control"] = record.control
         if record.reason:
             tags["reason"] = record.reason
+        params = {key: value for key, value in params.items() if entity_key(key) not in there}
         self._log(child.run_id, metrics=[*metrics, *_metrics(seconds, ended_ms)[0], *curves], params=params, tags=tags)
         fault_point("mlflow.half_sent")
         # The state goes last: a run that carries it is complete.

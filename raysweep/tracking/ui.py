@@ -227,13 +227,15 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the server and its workers (they share its process group)."""
-    if process.poll() is None:
+    # Also when it has ended by itself: its workers may be left.
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 def say_line(line: str) -> None:
