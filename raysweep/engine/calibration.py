@@ -132,7 +132,8 @@ class CalibrationWorker(TrialWorker):
         made = time.perf_counter()
         judgement = referee.judge(self._without_extras(changed))
         ended = time.perf_counter()
-        outcome = Outcome(judgement.metrics, tuple(judgement.attackers), {}, {}, {}, judgement.evidence)
+        evidence = {**judgement.evidence, **self._sheet(task, Fitted({}, {}, {}))}
+        outcome = Outcome(judgement.metrics, tuple(judgement.attackers), {}, {}, {}, evidence)
         return Judging(faces, made - started, ended - made, *_sizes(task, outcome))
 
     def _fit_rate(self, task: TrialTask, seconds: float) -> tuple[Fitted, float, float, int]:

@@ -127,6 +127,7 @@ def test_a_dry_run_is_held_against_the_run(
     """A calibration of this process, kept for its sweep; what it is worth is measured by R20."""
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # tests share their cores
     faces = ["--data", "synthetic:identities=24,images_per_identity=7,seed=5"]
     command = [
         "tune",
