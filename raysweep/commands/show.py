@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from raysweep.commands.common import add_space_arguments, sweep_config
@@ -32,6 +33,7 @@ def print_plan(config: SweepConfig) -> None:
     """Settings as they would be used, and the hash of the space; reads no image and starts nothing."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from raysweep.search.space import canonical_hash
     from raysweep.sweep import planned_trials
@@ -56,9 +58,9 @@ def print_plan(config: SweepConfig) -> None:
         console.print(table)
     table = Table(title="run", title_justify="left", box=None, pad_edge=False, show_header=False)
     for name, value in config.run.model_dump().items():
-        table.add_row(name, str(value))
-    table.add_row("data", config.data or "built-in synthetic faces")
-    table.add_row("models", config.models or "built-in, and the user's weights folder")
+        table.add_row(name, Text(describe_value(value)))
+    table.add_row("data", Text(config.data or "built-in synthetic faces"))
+    table.add_row("models", Text(config.models or "built-in, and the user's weights folder"))
     console.print(table)
 
 
@@ -84,6 +86,31 @@ def print_found(config: SweepConfig) -> None:
         names = ", ".join(plain(found.entry.name, 60) for found in zoo.of(task))
         table.add_row(task, names or "none needed")
     Console(highlight=False).print(table)
+
+
+def describe_value(value: object) -> str:
+    """A run setting as a person reads it, in the words in which it would be typed.
+
+    >>> describe_value(None), describe_value(("A0", "A2")), describe_value({"size": 160, "margin": None})
+    ('unset', '[A0, A2]', 'size=160, margin unset')
+    >>> describe_value({"A3": {"epochs": 20}})
+    'A3.epochs=20'
+    """
+    if value is None or value == {}:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return ", ".join(_describe_entry(str(key), item) for key, item in value.items())
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(describe_value, value))}]"
+    return str(value)
+
+
+def _describe_entry(key: str, value: object) -> str:
+    if isinstance(value, Mapping) and value:
+        return ", ".join(_describe_entry(f"{key}.{name}", item) for name, item in value.items())
+    return f"{key}{' ' if value is None else '='}{describe_value(value)}"
 
 
 def describe_range(item: object) -> str:
