@@ -255,7 +255,7 @@ class TrialWorker:
             table = self.references.faces.table.take(self.rows)
             rows = self.plan.ladder.rows(table, self.plan.seed)[rung]
             clear = take_measurements(self._clear, rows)
-            protocol = replace(self.plan.protocol, controls=False, learning_curve=False)
+            protocol = self.plan.protocol.on_rung(self.plan.ladder.shares[rung])
             self._rungs[rung] = rows, Referee(table.take(rows), self._without_extras(clear), protocol)
         return self._rungs[rung]
 

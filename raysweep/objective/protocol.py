@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy.typing as npt
@@ -71,6 +71,18 @@ class Protocol:
             ConfigError: unknown attacker or parameter, one named twice, or settings of one that is not asked.
         """
         return attackers_of(self.attackers, self.attacker_settings)
+
+    def on_rung(self, share: float) -> Protocol:
+        """For a share of the people: attackers that train take that share of their epochs, and nothing is judged but the trial itself.
+
+        Like fewer people, fewer epochs can only make an attacker weaker: privacy stays an upper estimate.
+        """
+        epochs = {each.id: getattr(each, "epochs", 0) for each in self.make_attackers()}
+        settings = {key: dict(value) for key, value in self.attacker_settings.items()}
+        for key, count in epochs.items():
+            if count:
+                settings.setdefault(key, {})["epochs"] = max(1, round(count * share))
+        return replace(self, controls=False, learning_curve=False, attacker_settings=settings)
 
     @property
     def extras(self) -> tuple[str, ...]:

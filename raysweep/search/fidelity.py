@@ -1,8 +1,9 @@
 """How much of a trial is run before it is decided whether the rest is worth it: nested subsets of the people, smallest first.
 
 A rung is a share of the identities of each role. The subsets are nested, so what was measured on a small rung counts on the next
-one: climbing all rungs costs as much as one full evaluation. Fewer people and images make attackers weaker, so privacy at a small rung
-is an upper estimate: it may discard a setting, it is never reported (metrics specification, section 10).
+one: climbing all rungs costs little more than one full evaluation. Attackers that train take the same share of their epochs. Fewer
+people, images and epochs make attackers weaker, so privacy at a small rung is an upper estimate: it may discard a setting, it is never
+reported (metrics specification, section 10).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m raysweep.search.recorded --space tests/perf/recorded.yaml --out tests/perf/recorded.csv
 
 scores each setting once in full and judges it again on the nested subsets of people that a search would have seen first; some twenty
-minutes on one core. Real parameters are taken at `--steps` equally spaced values. Run again it goes on where it stopped.
+minutes on one core. Real parameters are taken at `--steps` equally spaced values. Run again it goes on where it stopped. Attackers take
+all their epochs on every rung, where a sweep gives them a share: the table asks more seconds of a rung than a sweep does.
 """
 
 from __future__ import annotations
