@@ -27,7 +27,7 @@ from raysweep.data.shards import is_shard_set, open_shards, write_shards
 from raysweep.data.source import Source
 from raysweep.engine.cache import cache_root
 from raysweep.engine.calibration import Judging, Survey, calibration_worker, judging, surveys
-from raysweep.engine.forecast import ArmRates, Forecast, Rates, Span, Work, forecast, forecast_key
+from raysweep.engine.forecast import ArmRates, Forecast, Rates, Scope, Span, forecast, forecast_key
 from raysweep.engine.items import CHUNK_ROWS, work_items
 from raysweep.engine.pools import LocalPool, Pool, RayPool, default_workers
 from raysweep.engine.record import TrialTask
@@ -78,7 +78,7 @@ class Outlook:
 
     forecast: Forecast
     rates: Rates
-    work: Work
+    work: Scope
     faces: int
     machines: int
     batch: int
@@ -386,7 +386,7 @@ def _machines(run: RunSettings) -> int:
     return sum(1 for node in ray.nodes() if node["Alive"]) or 1
 
 
-def _work(config: SweepConfig, place: _Place, faces: int, workers: int) -> tuple[Work, int]:
+def _work(config: SweepConfig, place: _Place, faces: int, workers: int) -> tuple[Scope, int]:
     """What there is to do, exactly where the faces are prepared; and images of each person."""
     run, ladder = config.run, Ladder(config.run.rungs, config.run.eta)
     trials = planned_trials(config.space, run)
@@ -400,7 +400,7 @@ def _work(config: SweepConfig, place: _Place, faces: int, workers: int) -> tuple
         whole = faces * _scored_share(run)
         rows = tuple(round(whole * (now - before)) for before, now in itertools.pairwise(shares))
         count = max(1, round(sum(rows) / CHUNK_ROWS))
-    return Work(trials, workers, rows, count, ladder, run.budget), place.images
+    return Scope(trials, workers, rows, count, ladder, run.budget), place.images
 
 
 def _scored_share(run: RunSettings) -> float:
@@ -408,7 +408,7 @@ def _scored_share(run: RunSettings) -> float:
 
 
 def _judging(
-    pool: Pool, run: RunSettings, place: _Place, work: Work, images: int
+    pool: Pool, run: RunSettings, place: _Place, work: Scope, images: int
 ) -> tuple[list[Judging], float, float]:
     """What judging costs on each rung; what the clear faces cost more than in the sample; and how far off this may be."""
     task = TrialTask("calibration", -1, "identity", {}, run.seed, "identity")
@@ -432,7 +432,9 @@ def _judging(
     return scaled, full.clear_s * (sizes[-1] / largest) ** power, 0.15 if largest == sizes[-1] else 0.35
 
 
-def _arm(name: str, trials: float, settings: Sequence[dict[str, Any]], found: Sequence[Survey], work: Work) -> ArmRates:
+def _arm(
+    name: str, trials: float, settings: Sequence[dict[str, Any]], found: Sequence[Survey], work: Scope
+) -> ArmRates:
     """The mean over the settings that were measured, each at the mean number of steps of those that may come."""
     own = [item for item in found if item.anonymizer == name]
     steps = float(np.mean([float(setting.get("steps", 0)) for setting in settings]))

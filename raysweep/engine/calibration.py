@@ -27,7 +27,7 @@ from raysweep.schema import FloatArray, IntArray, Measurements
 __all__ = ["CalibrationWorker", "Judging", "Survey", "calibration_worker", "judging", "surveys"]
 
 WARM_STEPS, SHORT_STEPS = 2, 4
-WARM_ROWS = 8
+WARM_ROWS, PIECES = 8, 5
 NOISE = 0.05
 """Added to each number of an embedding: attackers then have something to learn, and do not stop at once."""
 
@@ -164,15 +164,18 @@ class CalibrationWorker(TrialWorker):
         started = time.perf_counter()
         self.measure(task, fitted, np.sort(rows[:WARM_ROWS]))
         row_s = (time.perf_counter() - started) / WARM_ROWS
-        size = max(WARM_ROWS, min(CHUNK_ROWS, int(seconds / row_s), len(rows)))
-        done, spent, anonymizing, turn = 0, 0.0, 0.0, 0
-        while spent < seconds and turn < 4:
+        size = max(WARM_ROWS, min(CHUNK_ROWS, int(seconds / 2 / row_s), len(rows)))
+        done, spent, anonymizing = 0, 0.0, 0.0
+        for turn in range(PIECES):
             part = np.sort(np.take(rows, np.arange(turn * size, (turn + 1) * size), mode="wrap"))
             started = time.perf_counter()
             measured = self.measure(task, fitted, part)
-            spent += time.perf_counter() - started
-            anonymizing += measured.seconds["anonymize"]
-            done, turn = done + len(part), turn + 1
+            took = time.perf_counter() - started
+            if turn:  # the first one of this size warms up as well
+                done, spent = done + len(part), spent + took
+                anonymizing += measured.seconds["anonymize"]
+                if spent + took > seconds:
+                    break
         return anonymizing / done, (spent - anonymizing) / done
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raysweep.config import RunSettings
     from raysweep.engine.runs import Identity
 
-__all__ = ["ArmRates", "Forecast", "Rates", "Span", "Timekeeper", "Work", "expected_rungs", "forecast", "forecast_key", "makespan", "read_forecast", "write_forecast"]  # fmt: skip
+__all__ = ["ArmRates", "Forecast", "Rates", "Scope", "Span", "Timekeeper", "expected_rungs", "forecast", "forecast_key", "makespan", "read_forecast", "write_forecast"]  # fmt: skip
 
 LEAST_SPREAD = 0.08
 """Half width of every range, as a share: no machine runs twice the same."""
@@ -113,7 +113,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Work:
+class Scope:
     """What is to be done.
 
     Attributes:
@@ -214,7 +214,7 @@ def makespan(work_s: float, longest_s: float, workers: int) -> float:
     return max(work_s / workers + longest_s / 2 * (1 - 1 / workers), longest_s)
 
 
-def forecast(work: Work, rates: Rates) -> Forecast:
+def forecast(work: Scope, rates: Rates) -> Forecast:
     """Seconds, bytes and trials per rung of a sweep."""
     rungs = expected_rungs(work.ladder, work.trials)
     whole = _stages(work, rates, rungs)
@@ -237,7 +237,7 @@ def forecast(work: Work, rates: Rates) -> Forecast:
     )
 
 
-def _stages(work: Work, rates: Rates, rungs: Sequence[float]) -> dict[str, Span]:
+def _stages(work: Scope, rates: Rates, rungs: Sequence[float]) -> dict[str, Span]:
     """Seconds on the clock of each stage of the trials: their worker seconds, and their share of what the last trials leave idle."""
     controls, full = rates.controls, sum(work.rows)
     fit = anonymize = extras = NOTHING
@@ -269,7 +269,7 @@ def _stages(work: Work, rates: Rates, rungs: Sequence[float]) -> dict[str, Span]
     return {name: on_clock(part) for name, part in workers.items() if part.value > 0}
 
 
-def _longest(work: Work, rates: Rates) -> Span:
+def _longest(work: Scope, rates: Rates) -> Span:
     """What follows one another in the longest trial: fit, one item on each worker, judge."""
     shared = max(1, min(work.workers, work.items))
     rows = sum(work.rows) / shared
@@ -280,7 +280,7 @@ def _longest(work: Work, rates: Rates) -> Span:
     return max(chains, key=lambda chain: chain.value)
 
 
-def _disk(work: Work, rates: Rates, share: float) -> dict[str, float]:
+def _disk(work: Scope, rates: Rates, share: float) -> dict[str, float]:
     trials = share * work.trials + rates.controls
     state = max(arm.state_bytes for arm in rates.arms)
     found = {

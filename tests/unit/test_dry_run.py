@@ -10,7 +10,7 @@ from raysweep.cli import main
 from raysweep.config import resolve_sweep
 from raysweep.dry_run import _arm, _draws, _tasks
 from raysweep.engine.calibration import Survey
-from raysweep.engine.forecast import Work
+from raysweep.engine.forecast import Scope
 
 
 def test_what_is_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_steps_that_were_not_run_are_counted() -> None:
         Survey("g", 2.0, 0.3, 0.001, 0.002, 3.0, 50),
         Survey("b", 9.0, 9.0, 9.0, 9.0),
     ]
-    arm = _arm("g", 10.0, [{"steps": 20}, {"steps": 60}], found, Work(10, 1, (100, 100), 1))
+    arm = _arm("g", 10.0, [{"steps": 20}, {"steps": 60}], found, Scope(10, 1, (100, 100), 1))
     assert arm.fit_s.value == pytest.approx(1.5 + 0.2 * 40)
     assert arm.fit_s.low < 1.5 + 0.1 * 40 + 1.0, "two settings that differ much say little of the others"
     assert arm.extras_s.value == pytest.approx(3.0 * 200 / 50)

@@ -17,9 +17,9 @@ from raysweep.engine.calibration import Survey, surveys
 from raysweep.engine.forecast import (
     ArmRates,
     Rates,
+    Scope,
     Span,
     Timekeeper,
-    Work,
     expected_rungs,
     forecast,
     makespan,
@@ -92,7 +92,7 @@ def test_the_makespan_lies_between_what_schedules_may_take(workers: int, seconds
 
 
 def test_stages_add_up_to_the_clock() -> None:
-    found = forecast(Work(20, 2, (100,), 1), rates())
+    found = forecast(Scope(20, 2, (100,), 1), rates())
     # 20 trials of 2 + 1 + 1 s, two controls without fit and anonymizing of 0.9 + 1 s; then half a trial in which one of two workers idles
     trials = 20 * 4.0 + 2 * 1.9
     assert found.stages["start"] == exactly(10.0)
@@ -110,21 +110,21 @@ def test_stages_add_up_to_the_clock() -> None:
 
 def test_rungs_save_what_is_not_climbed() -> None:
     ladder = Ladder(2, 3)
-    found = forecast(Work(20, 1, (30, 70), 1, ladder), rates(judge_s=(exactly(0.0), exactly(0.0)), controls=0))
+    found = forecast(Scope(20, 1, (30, 70), 1, ladder), rates(judge_s=(exactly(0.0), exactly(0.0)), controls=0))
     reached = expected_rungs(ladder, 20)
     assert found.rungs == reached
     assert found.total_s.value == pytest.approx(40.0 + 20 * 2.0 + 0.01 * (30 * reached[0] + 70 * reached[1]))
 
 
 def test_a_budget_ends_it_after_the_trial_that_runs() -> None:
-    found = forecast(Work(20, 1, (100,), 1, budget_s=40.0), rates())
+    found = forecast(Scope(20, 1, (100,), 1, budget_s=40.0), rates())
     assert found.total_s.value == pytest.approx(40.0 + 40.0 + 2.0)
     assert 0 < found.trials < 20
-    assert forecast(Work(20, 1, (100,), 1, budget_s=1e6), rates()).trials == 20
+    assert forecast(Scope(20, 1, (100,), 1, budget_s=1e6), rates()).trials == 20
 
 
 def test_a_forecast_is_kept_for_its_sweep_and_no_other(tmp_path: Path) -> None:
-    found = forecast(Work(20, 2, (100,), 1), rates())
+    found = forecast(Scope(20, 2, (100,), 1), rates())
     write_forecast(tmp_path, "abc", found)
     assert read_forecast(tmp_path, "abc") == found.total_s
     assert read_forecast(tmp_path, "abd") is None
@@ -221,7 +221,7 @@ def test_one_of_each_is_surveyed_even_when_the_time_is_up() -> None:
 
 
 def test_the_tables_say_what_it_takes_and_costs() -> None:
-    work = Work(20, 2, (30, 70), 1, Ladder(2, 3), budget_s=20.0)
+    work = Scope(20, 2, (30, 70), 1, Ladder(2, 3), budget_s=20.0)
     found = rates(judge_s=(exactly(1.0), exactly(1.0)), notes=("failed: [x]",))
     console = Console(width=140, record=True)
     console.print(forecast_tables(Outlook(forecast(work, found), found, work, 130, 3, 128, ""), 6.0))
