@@ -136,7 +136,7 @@ BENCHES: dict[str, Bench] = {
     "R20": Bench("foretold:foretold", ("R20",), "6 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
     "R26": Bench("startup:pool_start", ("R26",), "2 min"),
-    "sweep": Bench("against:against", ("sweep",), "30 min", asked=True),
+    "sweep": Bench("against:against", ("sweep",), "15 min", asked=True),
     "many": Bench("many:many", ("many time", "many memory"), "3 min"),
 }
 
