@@ -1,0 +1,68 @@
+"""A judgement does not depend on who measured which faces: 1, 2 or 7 workers, any batch size, parts in any order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from raysweep.bench.drawn import drawn_faces, own_cache, worker_plan
+from raysweep.engine.record import Outcome, TrialTask
+from raysweep.engine.worker import TrialWorker, WorkerPlan
+from raysweep.schema import IntArray
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+LADDER = ("A0", "A1", "A2", "A2c", "A2m", "A3", "A4", "A6")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkerPlan, IntArray]]:
+    with own_cache(tmp_path_factory.mktemp("workers")):
+        plan, (chunks,) = worker_plan(drawn_faces(36, 6))
+        yield replace(plan, protocol=replace(plan.protocol, attackers=LADDER)), np.concatenate(chunks)
+
+
+def judged(plan: WorkerPlan, rows: IntArray, task: TrialTask, workers: int, batch: int) -> Outcome:
+    """Deal the rows out to so many workers, in a drawn order, and let the last one judge."""
+    random = np.random.default_rng(workers)
+    team = [TrialWorker(replace(plan, batch_size=batch)) for _ in range(workers)]
+    fitted = team[0].fit(task)
+    dealt = np.array_split(random.permutation(rows), 3 * workers - 2)
+    parts = [team[number % workers].measure(task, fitted, np.sort(part)) for number, part in enumerate(dealt)]
+    extras = [team[number % workers].develop(task, fitted, name) for number, name in enumerate(plan.protocol.extras)]
+    return team[-1].judge(task, fitted, [parts[place] for place in random.permutation(len(parts))], extras)
+
+
+@pytest.mark.parametrize(
+    ("anonymizer", "setting"),
+    [("blur", {"kernel_size": 81}), ("ganonymization", {"steps": 0, "landmark_noise": 0.01})],
+    ids=["blur", "ganonymization"],
+)
+def test_the_same_numbers(
+    prepared: tuple[WorkerPlan, IntArray], anonymizer: str, setting: dict[str, int | float]
+) -> None:
+    plan, rows = prepared
+    task = TrialTask("key", 0, anonymizer, setting, 0, extras=plan.protocol.extras)
+    alone = judged(plan, rows, task, 1, 128)
+    for name in ("privacy/auc", "utility/js", "leak/linkability"):
+        assert 0 < alone.metrics[name].value < 1, f"{name}: nothing that could differ"
+    for workers, batch in ((2, 33), (7, 5)):
+        other = judged(plan, rows, task, workers, batch)
+        assert other.metrics.keys() == alone.metrics.keys()
+        worst = 0.0
+        for name, value in alone.metrics.items():
+            again = other.metrics[name]
+            assert again.status == value.status, name
+            for end in ("value", "lo", "hi"):
+                left, right = getattr(value, end), getattr(again, end)
+                assert left == pytest.approx(right, abs=1e-6, nan_ok=True), f"{name}: {end}"
+                worst = max(worst, 0.0 if math.isnan(left) else abs(left - right))
+        rank1 = [[row["rank1_E"] for row in side.attackers] for side in (alone, other)]
+        assert rank1[0] == pytest.approx(rank1[1], abs=1e-6, nan_ok=True)
+        print(
+            f"{anonymizer}, {workers} workers, batches of {batch}: {len(alone.metrics)} metrics, largest difference {worst:.1e}"
+        )
