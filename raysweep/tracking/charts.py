@@ -141,7 +141,12 @@ def gap_chart(records: Sequence[TrialRecord], names: Mapping[str, str]) -> Marku
     axis = Axis("", 0.0, float(max(1, len(usable))), ticks=(0.0,))
     wide = max([60, *(6.9 * len(names.get(record.key, "")) + 20 for record in usable)])
     plot = Plot(
-        Axis("privacy P", -0.02, 1.03, UNIT), axis, "naive against strongest attacker", 720, height, min(300, wide)
+        Axis("privacy P", -0.02, 1.03, UNIT),
+        axis,
+        "naive against strongest attacker",
+        720,
+        height,
+        round(min(300, wide)),
     )
     for index, record in enumerate(usable):
         level = len(usable) - index - 0.5
