@@ -14,6 +14,10 @@ from raysweep.schema import FaceTable, FloatArray, IntArray
 
 __all__ = ["Ground", "rounded"]
 
+FEWEST_TO_CHOOSE = 3
+"""People of S: of two who are both recognised, Wilson's interval still reaches below the chance of one half, so that every attacker would pass
+for one who sees nothing."""
+
 
 class Ground:
     """The clear side, fixed for all trials.
@@ -94,7 +98,7 @@ class Ground:
             wanted = self.protocol.gallery_size
             return min(20, people) if wanted is None else wanted if wanted <= people else 0
         whole = self._gallery_size("E") or self.protocol.gallery_size or 20
-        return min(whole, people)
+        return min(whole, people) if people >= FEWEST_TO_CHOOSE else 0
 
     def why_not(self, role: str) -> str:
         """Why nobody can be identified in a role, or empty."""
@@ -102,6 +106,8 @@ class Ground:
             return "no embedder"
         view = next(view for (side, _), view in self.views.items() if side == role)
         problem = view.problem()
+        if not problem and role == "S" and len(view.classes) < FEWEST_TO_CHOOSE:
+            return f"{len(view.classes)} identities in role S: too few to choose by"
         if not problem and not self.gallery[role]:
             return f"gallery size {self.protocol.gallery_size} with {len(view.classes)} identities in role {role}"
         return problem

@@ -346,6 +346,17 @@ def test_without_selection_people_the_choice_is_on_e_and_says_so() -> None:
     assert judged.metrics["selection/utility"].status == "undefined"
 
 
+def test_two_people_of_role_s_cannot_choose() -> None:
+    """Eight people in all leave two to S; even a perfect attacker could not be shown to be above one half there."""
+    judged = _judged(_table(people={"S": 2, "E": 6}))
+    assert judged.metrics["privacy"].value == 0
+    assert "chosen on E: 2 identities in role S: too few to choose by" in judged.metrics["privacy"].reason
+    assert judged.metrics["selection/privacy"].status == "undefined"
+    assert {row["status"] for row in judged.attackers if row["attacker"] != "A2" and not row["control"]} == {"ok"}
+    three = _judged(_table(people={"S": 3, "E": 6}))
+    assert next(row for row in three.attackers if row["selected"])["selected_on"] == "S"
+
+
 def test_one_identity_only() -> None:
     judged = _judged(_table(people={"E": 1}))
     assert judged.metrics["privacy"].reason == "fewer than two identities"
