@@ -180,13 +180,15 @@ def look_ahead(
             if missing:
                 lines = [f"no setting of {', '.join(sorted(missing))} could be measured:", *dict.fromkeys(problems)]
                 raise DataError("\n".join(lines))
-            judged, clear_s, judge_share = _judging(pool, run, place, work, people)
+            judged, once_s, judge_share = _judging(pool, run, place, work, people)
         tune_s = _tune_s(run)
         machines = _machines(run)
+    # Each worker does everything for a first time, all of them side by side.
+    first_s = once_s + sum(item.warm_s for item in found) / workers
     total = planned_trials(config.space, run)
     rates = Rates(
         arms=tuple(_arm(name, share * total, settings, found, work) for name, (share, settings) in draws.items()),
-        start_s=Span.about(session_s + pool_s + clear_s + tune_s, 0.25),
+        start_s=Span.about(session_s + pool_s + tune_s + first_s, 0.25),
         prepare_s=Span.about(_prepare_s(place, len(source)), 0.0 if place.whole else 0.25),
         judge_s=tuple(Span.about(item.judge_s, judge_share) for item in judged),
         store_bytes=place.store_bytes * len(source),
@@ -410,11 +412,12 @@ def _scored_share(run: RunSettings) -> float:
 def _judging(
     pool: Pool, run: RunSettings, place: _Place, work: Scope, images: int
 ) -> tuple[list[Judging], float, float]:
-    """What judging costs on each rung; what the clear faces cost more than in the sample; and how far off this may be."""
+    """What judging costs on each rung; what each worker spends once; and how far off the first may be."""
     task = TrialTask("calibration", -1, "identity", {}, run.seed, "identity")
     if place.whole:
         lower = [judging(pool, task, "judged", rung) for rung in range(len(work.rows) - 1)]
-        return [*lower, judging(pool, task, "judged", None)], sum(item.clear_s for item in lower), 0.1
+        judged = [judging(pool, task, "judged", None), *lower]
+        return [*lower, judged[0]], sum(item.clear_s + item.warm_s for item in judged), 0.1
     sizes = np.cumsum(work.rows).tolist()
     largest = min(sizes[-1], JUDGED_ROWS)
     # Roles of made-up faces: G is a tenth of them.
@@ -429,7 +432,8 @@ def _judging(
         )
         for size in sizes
     ]
-    return scaled, full.clear_s * (sizes[-1] / largest) ** power, 0.15 if largest == sizes[-1] else 0.35
+    once_s = full.warm_s + full.clear_s * (sizes[-1] / largest) ** power
+    return scaled, once_s, 0.15 if largest == sizes[-1] else 0.35
 
 
 def _arm(

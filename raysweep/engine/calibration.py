@@ -41,6 +41,7 @@ class Survey:
         fixed_s: of `fit`, whatever the steps.
         step_s: more for each step.
         anonymize_s, measure_s: per row.
+        warm_s: more than that for what was done first: imports, teachers, kernels that are chosen.
         extras_s: of all attackers that need pixels, for `extras_rows` rows.
         extras_rows: how many rows there were for them.
         state_bytes: that `fit` left.
@@ -52,6 +53,7 @@ class Survey:
     step_s: float
     anonymize_s: float
     measure_s: float
+    warm_s: float = 0.0
     extras_s: float = 0.0
     extras_rows: int = 0
     state_bytes: int = 0
@@ -66,6 +68,7 @@ class Judging:
         faces: that were judged.
         clear_s: once, what no trial changes; 0 where the worker had it.
         judge_s: per trial.
+        warm_s: more than that for the first one.
         evidence_bytes, record_bytes: that a trial leaves.
     """
 
@@ -74,6 +77,7 @@ class Judging:
     judge_s: float
     evidence_bytes: int = 0
     record_bytes: int = 0
+    warm_s: float = 0.0
 
 
 class CalibrationWorker(TrialWorker):
@@ -86,8 +90,8 @@ class CalibrationWorker(TrialWorker):
             task: with the steps that its trial would have; no more than those are done.
             seconds: to spend, about: half on learning, half on rows. One that is slower takes what it takes.
         """
-        fitted, fixed_s, step_s, steps = self._fit_rate(task, seconds / 2)
-        anonymize_s, measure_s = self._row_rate(task, fitted, seconds / 2)
+        fitted, fixed_s, step_s, steps, learning_s = self._fit_rate(task, seconds / 2)
+        anonymize_s, measure_s, measuring_s = self._row_rate(task, fitted, seconds / 2)
         extras = [self.develop(task, fitted, name) for name in task.extras]
         curves = len(json.dumps([list(values) for values in fitted.curves.values()]))
         return Survey(
@@ -96,6 +100,7 @@ class CalibrationWorker(TrialWorker):
             step_s,
             anonymize_s,
             measure_s,
+            warm_s=learning_s + measuring_s,
             extras_s=sum(extra.seconds for extra in extras),
             extras_rows=len(self.rows) if extras else 0,
             state_bytes=sum(tensor.numel() * tensor.element_size() for tensor in fitted.state.values()),
@@ -136,8 +141,8 @@ class CalibrationWorker(TrialWorker):
         outcome = Outcome(judgement.metrics, tuple(judgement.attackers), {}, {}, {}, evidence)
         return Judging(faces, made - started, ended - made, *_sizes(task, outcome))
 
-    def _fit_rate(self, task: TrialTask, seconds: float) -> tuple[Fitted, float, float, int]:
-        """The last fit, its fixed seconds, seconds per step, and how many steps it did."""
+    def _fit_rate(self, task: TrialTask, seconds: float) -> tuple[Fitted, float, float, int, float]:
+        """The last fit, its fixed seconds, seconds per step, how many steps it did, and what the first fit took more."""
         steps = int(task.setting["steps"]) if "steps" in task.setting and self._make(task).trains else 0
 
         def timed(number: int) -> tuple[Fitted, float]:
@@ -145,38 +150,45 @@ class CalibrationWorker(TrialWorker):
             started = time.perf_counter()
             return self.fit(short), time.perf_counter() - started
 
-        if not steps:
-            fitted, whole = timed(0)
-            return fitted, whole, 0.0, 0
-        timed(min(WARM_STEPS, steps))  # teachers are loaded, kernels are chosen
+        first = min(WARM_STEPS, steps)
+        fitted, first_s = timed(first)
+        if not steps and first_s > seconds:
+            return fitted, first_s, 0.0, 0, 0.0
         few = min(SHORT_STEPS, steps)
         fitted, few_s = timed(few)
-        many = min(steps, max(2 * few, int(few * seconds / few_s)))
-        if many == few:
-            return fitted, few_s - few_s / few * steps, few_s / few, few
-        fitted, many_s = timed(many)
-        step_s = max(0.0, (many_s - few_s) / (many - few))
-        return fitted, max(0.0, many_s - step_s * many), step_s, many
+        if not steps:
+            return fitted, few_s, 0.0, 0, max(0.0, first_s - few_s)
+        many, step_s = min(steps, max(2 * few, int(few * seconds / few_s))), few_s / few
+        if many > few:
+            fitted, many_s = timed(many)
+            step_s = max(0.0, (many_s - few_s) / (many - few))
+        fixed_s = max(0.0, (many_s if many > few else few_s) - step_s * many)
+        return fitted, fixed_s, step_s, many, max(0.0, first_s - fixed_s - step_s * first)
 
-    def _row_rate(self, task: TrialTask, fitted: Fitted, seconds: float) -> tuple[float, float]:
-        """Seconds a row to anonymize, and for all the rest of measuring."""
+    def _row_rate(self, task: TrialTask, fitted: Fitted, seconds: float) -> tuple[float, float, float]:
+        """Seconds a row to anonymize, and for all the rest of measuring; and what the first rows took more."""
         rows = np.random.default_rng(task.seed).permutation(self.rows)  # roles in the mixture that items have
+        started = time.perf_counter()
+        self.measure(task, fitted, np.sort(rows[:WARM_ROWS]))
+        first_s = time.perf_counter() - started
         started = time.perf_counter()
         self.measure(task, fitted, np.sort(rows[:WARM_ROWS]))
         row_s = (time.perf_counter() - started) / WARM_ROWS
         size = max(WARM_ROWS, min(CHUNK_ROWS, int(seconds / 2 / row_s), len(rows)))
-        done, spent, anonymizing = 0, 0.0, 0.0
+        first, done, spent, anonymizing = WARM_ROWS, 0, 0.0, 0.0
         for turn in range(PIECES):
             part = np.sort(np.take(rows, np.arange(turn * size, (turn + 1) * size), mode="wrap"))
             started = time.perf_counter()
             measured = self.measure(task, fitted, part)
             took = time.perf_counter() - started
-            if turn:  # the first one of this size warms up as well
-                done, spent = done + len(part), spent + took
-                anonymizing += measured.seconds["anonymize"]
-                if spent + took > seconds:
-                    break
-        return anonymizing / done, (spent - anonymizing) / done
+            if not turn:  # the first one of this size warms up as well
+                first, first_s = first + size, first_s + took
+                continue
+            done, spent = done + size, spent + took
+            anonymizing += measured.seconds["anonymize"]
+            if spent + took > seconds:
+                break
+        return anonymizing / done, (spent - anonymizing) / done, max(0.0, first_s - first * spent / done)
 
 
 def calibration_worker(plan: Any) -> CalibrationWorker:
@@ -238,6 +250,7 @@ def judging(pool: Pool, task: TrialTask, method: str, *arguments: Any) -> Judgin
         second[0],
         clear_s=_mean([item.clear_s for item in second]) or _mean([item.clear_s for item in first]),
         judge_s=_mean([item.judge_s for item in second]),
+        warm_s=max(0.0, _mean([item.judge_s for item in first]) - _mean([item.judge_s for item in second])),
     )
 
 

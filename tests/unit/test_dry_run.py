@@ -72,8 +72,8 @@ def test_settings_to_measure_are_those_of_the_sweep() -> None:
 
 def test_steps_that_were_not_run_are_counted() -> None:
     found = [
-        Survey("g", 1.0, 0.1, 0.001, 0.002, 3.0, 50),
-        Survey("g", 2.0, 0.3, 0.001, 0.002, 3.0, 50),
+        Survey("g", 1.0, 0.1, 0.001, 0.002, 0.0, 3.0, 50),
+        Survey("g", 2.0, 0.3, 0.001, 0.002, 0.0, 3.0, 50),
         Survey("b", 9.0, 9.0, 9.0, 9.0),
     ]
     arm = _arm("g", 10.0, [{"steps": 20}, {"steps": 60}], found, Scope(10, 1, (100, 100), 1))
