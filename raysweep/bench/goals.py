@@ -121,7 +121,7 @@ BENCHES: dict[str, Bench] = {
     "R2": Bench("whole_run:whole_run", ("R2",), "11 min", asked=True),
     "R3": Bench("busy:busy", ("R3",), "2 min, needs a GPU", gpu=True),
     "R4": Bench("overhead:overhead", ("R4 pool", "R4 Tune", "R5"), "2 min"),
-    "R6": Bench("scale:scale", tuple(f"R6 {size}" for size in (2, 4, 8, 16, 32, 64)), "4 min"),
+    "R6": Bench("scale:scale", tuple(f"R6 {size}" for size in (2, 4, 8, 16, 32, 64)), "9 min"),
     "R7": Bench("foretold:again", ("R7",), "4 min"),
     "R8": Bench("rerun:rerun", ("R8",), "1 min"),
     "R9": Bench("rungs:rungs", ("R9",), "2 min"),

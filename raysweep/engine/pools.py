@@ -372,7 +372,8 @@ class RayPoolClient:
         import ray
 
         answers = [handle.answer for handle in handles]
-        ray.wait(answers, num_returns=len(answers), fetch_local=False)
+        if answers:
+            ray.wait(answers, num_returns=len(answers), fetch_local=False)
 
     def result(self, handle: _Handle) -> Any:
         """Wait for the value; what the item raised is raised again in its own type."""
