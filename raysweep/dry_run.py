@@ -70,7 +70,6 @@ class Outlook:
         forecast: seconds, bytes, trials per rung.
         rates: of the calibration.
         work: of the sweep.
-        faces: in the source.
         machines: of the session, for the price.
         batch: faces per forward pass.
         key: under which the forecast is kept, see `engine.forecast`.
@@ -79,7 +78,6 @@ class Outlook:
     forecast: Forecast
     rates: Rates
     work: Scope
-    faces: int
     machines: int
     batch: int
     key: str
@@ -201,7 +199,7 @@ def look_ahead(
         notes=tuple(f"failed: {line}" for line in dict.fromkeys(problems)),
     )
     key = forecast_key(identity_of(config, source, zoo), run)
-    return Outlook(forecast(work, rates), rates, work, len(source), machines, run.measure_batch, key)
+    return Outlook(forecast(work, rates), rates, work, machines, run.measure_batch, key)
 
 
 # --------------------------------------------------------------------- what is asked

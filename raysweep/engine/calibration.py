@@ -65,14 +65,12 @@ class Judging:
     """What judging costs.
 
     Attributes:
-        faces: that were judged.
         clear_s: once, what no trial changes; 0 where the worker had it.
         judge_s: per trial.
         warm_s: more than that for the first one.
         evidence_bytes, record_bytes: that a trial leaves.
     """
 
-    faces: int
     clear_s: float
     judge_s: float
     evidence_bytes: int = 0
@@ -124,7 +122,7 @@ class CalibrationWorker(TrialWorker):
         started = time.perf_counter()
         outcome = self.judge(task, fitted, parts) if rung is None else self.judge_rung(task, fitted, parts, rung)
         seconds = time.perf_counter() - started
-        return Judging(len(rows), clear_s, seconds, *_sizes(task, outcome))
+        return Judging(clear_s, seconds, *_sizes(task, outcome))
 
     def judged_made_up(self, task: TrialTask, faces: int, images: int) -> Judging:
         """The same for a data set that is not there yet: so many made-up faces, with as many numbers each as the models at hand give."""
@@ -139,7 +137,7 @@ class CalibrationWorker(TrialWorker):
         ended = time.perf_counter()
         evidence = {**judgement.evidence, **self._sheet(task, Fitted({}, {}, {}))}
         outcome = Outcome(judgement.metrics, tuple(judgement.attackers), {}, {}, {}, evidence)
-        return Judging(faces, made - started, ended - made, *_sizes(task, outcome))
+        return Judging(made - started, ended - made, *_sizes(task, outcome))
 
     def _fit_rate(self, task: TrialTask, seconds: float) -> tuple[Fitted, float, float, int, float]:
         """The last fit, its fixed seconds, seconds per step, how many steps it did, and what the first fit took more."""

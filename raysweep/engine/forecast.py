@@ -143,7 +143,6 @@ class Forecast:
         rungs: expected trials on each rung.
         trials: that will run within the budget.
         disk: bytes by what is written.
-        workers: of the pool.
     """
 
     stages: Mapping[str, Span]
@@ -151,7 +150,6 @@ class Forecast:
     rungs: tuple[float, ...]
     trials: float
     disk: Mapping[str, float]
-    workers: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -233,7 +231,6 @@ def forecast(work: Scope, rates: Rates) -> Forecast:
         rungs=tuple(share * number for number in rungs),
         trials=share * work.trials,
         disk=_disk(work, rates, share),
-        workers=work.workers,
     )
 
 

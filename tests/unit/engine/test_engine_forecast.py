@@ -224,7 +224,7 @@ def test_the_tables_say_what_it_takes_and_costs() -> None:
     work = Scope(20, 2, (30, 70), 1, Ladder(2, 3), budget_s=20.0)
     found = rates(judge_s=(exactly(1.0), exactly(1.0)), notes=("failed: [x]",))
     console = Console(width=140, record=True)
-    console.print(forecast_tables(Outlook(forecast(work, found), found, work, 130, 3, 128, ""), 6.0))
+    console.print(forecast_tables(Outlook(forecast(work, found), found, work, 3, 128, ""), 6.0))
     shown = console.export_text()
     for words in (
         "20 trials and 2 controls on 2 workers",
