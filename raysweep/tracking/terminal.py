@@ -421,7 +421,9 @@ def front_table(records: Sequence[TrialRecord], info: SweepInfo, width: int = 80
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.title_style, table.caption_style = "bold", "dim"
-    table.min_width = min(width, max(len(title), len(caption or "")))  # else both are broken to the width of the columns
+    table.min_width = min(
+        width, max(len(title), len(caption or ""))
+    )  # else both are broken to the width of the columns
     for head in ("trial", "P [95 %]", "U [95 %]"):
         table.add_column(head, no_wrap=True)
     if not same:
