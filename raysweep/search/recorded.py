@@ -1,10 +1,12 @@
 """Score every setting of a finite space at every rung, for searches in simulated time.
 
     python -m raysweep.search.recorded --space tests/perf/recorded.yaml --out tests/perf/recorded.csv
+    python -m raysweep.search.recorded --space tests/perf/recorded.yaml --out tests/perf/recorded.csv --retime 5
 
-scores each setting once in full and judges it again on the nested subsets of people that a search would have seen first; some twenty
-minutes on one core. Real parameters are taken at `--steps` equally spaced values. Run again it goes on where it stopped. Attackers take
-all their epochs on every rung, where a sweep gives them a share: the table asks more seconds of a rung than a sweep does.
+The first line scores each setting once in full and judges it again on the nested subsets of people that a search would have seen first:
+some forty minutes on one core. Real parameters are taken at `--steps` equally spaced values. Run again it goes on where it stopped.
+Attackers take all their epochs on every rung, where a sweep gives them a share: the table asks more seconds of a rung than a sweep does.
+The second line times a few settings of each method again, on a quiet machine.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,12 @@ from raysweep.search.fidelity import Ladder
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
 from raysweep.search.space import Arm, Space, load_space
 
-__all__ = ["grid_of", "main", "record"]
+__all__ = ["Recorder", "Scored", "grid_of", "main", "record", "retime"]
+
+Setting = tuple[str, dict[str, Value]]
 
 COLUMNS = (
-    "anonymizer", "setting", "rung", "eta", "privacy", "privacy_lo", "privacy_hi", "utility", "utility_lo", "utility_hi", "seconds"
+    "anonymizer", "setting", "rung", "eta", "privacy", "privacy_lo", "privacy_hi", "utility", "utility_lo", "utility_hi", "seconds", "whole"
 )  # fmt: skip
 
 
@@ -76,53 +81,105 @@ def _values(item: Parameter, steps: int) -> Sequence[Value]:
     return (False, True)
 
 
-def record(
-    space: Space, ladder: Ladder, data: str, models: str | None, out: Path, steps: int, say: Callable[[str], None]
-) -> None:
-    """Append the rows of every setting that `out` does not have yet.
+@dataclass(frozen=True)
+class Scored:
+    """A setting on one rung.
+
+    Attributes:
+        metrics: as judged there.
+        seconds: of a processor, from the rung before; other jobs do not change these much.
+        whole: of a processor, from nothing straight to this rung.
+    """
+
+    metrics: Mapping[str, Any]
+    seconds: float
+    whole: float
+
+
+class Recorder:
+    """Scores settings at every rung, with the faces, networks and attackers of a sweep.
+
+    Args:
+        data, models: as of a sweep.
+        ladder: rungs and their shares of the people.
+        folder: named where a sweep would name its run.
 
     Raises:
         RaysweepError: the faces or models cannot do, or too few people for the ladder.
     """
-    import torch
 
-    from raysweep.config import RunSettings
-    from raysweep.engine.record import TrialTask
-    from raysweep.engine.worker import TrialWorker, WorkerPlan, concatenate, scored_rows, take_measurements
-    from raysweep.faces import open_faces, shares_of
-    from raysweep.objective import Referee
-    from raysweep.provenance import protocol_of
-    from raysweep.tracking.info import SweepInfo
-    from raysweep.tracking.terminal import live_view
+    def __init__(self, data: str, models: str | None, ladder: Ladder, folder: Path) -> None:
+        import torch
 
-    run = RunSettings(engine="local")
-    protocol = protocol_of(run)
-    info = SweepInfo("recorded", "", data, synthetic=True, anonymizer="", run_folder=out.parent)
-    with live_view(info) as view:
-        faces = open_faces(run, view, data=data, kind=None, models=models, workers=1)
-    plan = WorkerPlan(
-        references=str(faces.store.folder),
-        zoo=faces.zoo,
-        dataset=faces.source.name,
-        seed=run.seed,
-        shares=shares_of(run),
-        need_privacy=True,
-        protocol=protocol,
-        batch_size=run.measure_batch,
-        threads=torch.get_num_threads(),
-    )
-    worker = TrialWorker(plan)
-    rows = scored_rows(faces.references.faces, protocol)
-    table = faces.references.faces.table.take(rows)
-    ladder.check(len(np.unique(table.identity[table.rows("E")])))
-    rungs = ladder.rows(table, run.seed)
-    clear = take_measurements(faces.references.clear, rows)
-    referees = [Referee(table.take(chosen), take_measurements(clear, chosen), protocol) for chosen in rungs]
-    wanted = list(grid_of(space, steps))
-    known = _known(out)
-    say(
-        f"{len(wanted)} settings, {len(known)} known; people of E per rung: {[r.ground.gallery['E'] for r in referees]} in the gallery"
-    )
+        from raysweep.config import RunSettings
+        from raysweep.engine.worker import TrialWorker, WorkerPlan, scored_rows, take_measurements
+        from raysweep.faces import open_faces, shares_of
+        from raysweep.objective import Referee
+        from raysweep.provenance import protocol_of
+        from raysweep.tracking.info import SweepInfo
+        from raysweep.tracking.terminal import live_view
+
+        run = RunSettings(engine="local")
+        protocol = protocol_of(run)
+        info = SweepInfo("recorded", "", data, synthetic=True, anonymizer="", run_folder=folder)
+        with live_view(info) as view:
+            faces = open_faces(run, view, data=data, kind=None, models=models, workers=1)
+        plan = WorkerPlan(
+            references=str(faces.store.folder),
+            zoo=faces.zoo,
+            dataset=faces.source.name,
+            seed=run.seed,
+            shares=shares_of(run),
+            need_privacy=True,
+            protocol=protocol,
+            batch_size=run.measure_batch,
+            threads=torch.get_num_threads(),
+        )
+        self._worker, self._seed = TrialWorker(plan), run.seed
+        self._rows = scored_rows(faces.references.faces, protocol)
+        table = faces.references.faces.table.take(self._rows)
+        ladder.check(len(np.unique(table.identity[table.rows("E")])))
+        self._rungs = ladder.rows(table, run.seed)
+        clear = take_measurements(faces.references.clear, self._rows)
+        self._referees = [
+            Referee(table.take(chosen), take_measurements(clear, chosen), protocol) for chosen in self._rungs
+        ]
+
+    @property
+    def people(self) -> list[int]:
+        """Of role E in the gallery, per rung."""
+        return [referee.ground.gallery["E"] for referee in self._referees]
+
+    def score(self, name: str, setting: Mapping[str, Value], number: int = 0) -> list[Scored]:
+        """What is found on each rung, and what it takes."""
+        from raysweep.engine.record import TrialTask
+        from raysweep.engine.worker import concatenate, take_measurements
+
+        task = TrialTask(json.dumps(setting, sort_keys=True), number, name, setting, self._seed)
+        started = time.process_time()
+        fitted = self._worker.fit(task)
+        fit = time.process_time() - started
+        started = time.process_time()
+        measured = self._worker.measure(task, fitted, self._rows)
+        measure = time.process_time() - started
+        together = concatenate([measured.measurements])
+        found: list[Scored] = []
+        before = 0
+        for chosen, referee in zip(self._rungs, self._referees, strict=True):
+            started = time.process_time()
+            metrics = referee.judge(take_measurements(together, chosen)).metrics
+            judge = time.process_time() - started
+            row = measure / len(self._rows)
+            climbed = (0.0 if before else fit) + row * (len(chosen) - before) + judge
+            found.append(Scored(metrics, climbed, fit + row * len(chosen) + judge))
+            before = len(chosen)
+        return found
+
+
+def record(recorder: Recorder, wanted: Sequence[Setting], eta: int, out: Path, say: Callable[[str], None]) -> None:
+    """Append the rows of every setting that `out` does not have yet."""
+    known = {(row["anonymizer"], row["setting"]) for row in _read(out)} if out.is_file() else set()
+    say(f"{len(wanted)} settings, {len(known)} known; people of E per rung: {recorder.people} in the gallery")
     with out.open("a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         if not known:
@@ -131,46 +188,53 @@ def record(
             text = json.dumps(setting, sort_keys=True)
             if (name, text) in known:
                 continue
-            task = TrialTask(text, number, name, setting, run.seed)
-            started = time.perf_counter()
-            fitted = worker.fit(task)
-            fit = time.perf_counter() - started
-            started = time.perf_counter()
-            measured = worker.measure(task, fitted, rows)
-            measure = time.perf_counter() - started
-            together = concatenate([measured.measurements])
-            lines = []
-            for rung, (chosen, referee) in enumerate(zip(rungs, referees, strict=True)):
-                started = time.perf_counter()
-                metrics = referee.judge(take_measurements(together, chosen)).metrics
-                new = len(chosen) - (len(rungs[rung - 1]) if rung else 0)
-                seconds = time.perf_counter() - started + measure * new / len(rows) + (0 if rung else fit)
-                lines.append(_line(name, text, rung, ladder.eta, metrics, seconds))
+            scores = recorder.score(name, setting, number)
+            lines = [_line(name, text, rung, eta, scored) for rung, scored in enumerate(scores)]
             if all(line is not None for line in lines):
                 writer.writerows(line for line in lines if line is not None)
                 file.flush()
             say(f"{number + 1}/{len(wanted)} {name} {text[:100]}")
 
 
-def _line(
-    name: str, text: str, rung: int, eta: int, metrics: Mapping[str, Any], seconds: float
-) -> list[str | int | float] | None:
+def retime(recorder: Recorder, wanted: Sequence[Setting], count: int, out: Path, say: Callable[[str], None]) -> None:
+    """Replace the seconds of all rows by the median over `count` settings of the same method, scored again one after the other.
+
+    Settings of one method cost the same where nothing is trained; what else the machine did in the hours of recording should not count.
+    """
+    medians: dict[tuple[str, str], list[float]] = {}
+    for method in dict.fromkeys(name for name, _ in wanted):
+        settings = [setting for name, setting in wanted if name == method]
+        chosen = [settings[at] for at in np.linspace(0, len(settings) - 1, count).round().astype(int)]
+        taken = [[(scored.seconds, scored.whole) for scored in recorder.score(method, setting)] for setting in chosen]
+        for rung, pair in enumerate(np.median(taken, axis=0).round(4).tolist()):
+            medians[method, str(rung)] = pair
+            say(f"{method}, rung {rung}: {pair[0]} s from the rung before, {pair[1]} s at once")
+    rows = _read(out)
+    for row in rows:
+        row["seconds"], row["whole"] = (str(value) for value in medians[row["anonymizer"], row["rung"]])
+    part = out.with_name(out.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(out)
+
+
+def _line(name: str, text: str, rung: int, eta: int, scored: Scored) -> list[str | int | float] | None:
     """One row of the table; None when the setting has no privacy or utility."""
     found: list[str | int | float] = []
     for key in ("privacy", "utility"):
-        value = metrics[key]
+        value = scored.metrics[key]
         if not value.ok:
             return None
         low, high = (value.value if np.isnan(end) else end for end in (value.lo, value.hi))
         found += [round(value.value, 5), round(low, 5), round(high, 5)]
-    return [name, text, rung, eta, *found, round(seconds, 4)]
+    return [name, text, rung, eta, *found, round(scored.seconds, 4), round(scored.whole, 4)]
 
 
-def _known(out: Path) -> set[tuple[str, str]]:
-    if not out.is_file():
-        return set()
+def _read(out: Path) -> list[dict[str, str]]:
     with out.open(encoding="utf-8", newline="") as file:
-        return {(row["anonymizer"], row["setting"]) for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -183,21 +247,26 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rungs", type=int, default=3)
     parser.add_argument("--eta", type=int, default=3)
     parser.add_argument("--steps", type=int, default=13, help="values of each real parameter")
+    parser.add_argument(
+        "--retime", type=int, metavar="N", help="time N settings of each method again, score nothing anew"
+    )
     arguments = parser.parse_args(words)
+    ladder = Ladder(arguments.rungs, arguments.eta)
     try:
-        record(
-            load_space(arguments.space),
-            Ladder(arguments.rungs, arguments.eta),
-            arguments.data,
-            arguments.models,
-            arguments.out,
-            arguments.steps,
-            lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
-        )
+        recorder = Recorder(arguments.data, arguments.models, ladder, arguments.out.parent)
+        wanted = list(grid_of(load_space(arguments.space), arguments.steps))
+        if arguments.retime:
+            retime(recorder, wanted, arguments.retime, arguments.out, _say)
+        else:
+            record(recorder, wanted, arguments.eta, arguments.out, _say)
     except RaysweepError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"{parser.prog}: {error}")
         return 2
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import heapq
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,11 @@ __all__ = ["Table", "Trace", "main", "read_table", "simulate"]
 
 @dataclass(frozen=True)
 class Score:
-    """One setting at one rung: what it is worth and what it costs to get there from the rung before, in seconds."""
+    """One setting at one rung: what it is worth, and what it costs to get there from the rung before and straight away, in seconds."""
 
     rated: Rated
     seconds: float
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def simulate(
 
     def scores_of(proposal: Proposal) -> tuple[Score, ...]:
         rungs = table.scores[table.key(proposal.anonymizer, proposal.setting)]
-        return rungs if ladder.rungs > 1 else (Score(rungs[-1].rated, sum(item.seconds for item in rungs)),)
+        return rungs if ladder.rungs > 1 else (replace(rungs[-1], seconds=rungs[-1].whole),)
 
     def start(now: float) -> None:
         proposal = proposer.ask()
@@ -210,7 +211,7 @@ def read_table(path: Path, space: Space) -> Table:
                 (float(row["privacy"]), float(row["utility"])), (float(row["privacy_hi"]), float(row["utility_hi"]))
             )
             key = canonical_hash([row["anonymizer"], setting])
-            scores.setdefault(key, {})[int(row["rung"])] = Score(rated, float(row["seconds"]))
+            scores.setdefault(key, {})[int(row["rung"])] = Score(rated, float(row["seconds"]), float(row["whole"]))
             arm = next(arm for arm in space.arms if arm.anonymizer == row["anonymizer"])
             for name, item in arm.ranges.items():
                 if isinstance(item, Float):
@@ -235,7 +236,7 @@ def compare(
         share: of the settings that random search scores within the budget.
         say: told each line.
     """
-    full = float(np.sum([[item.seconds for item in scores] for scores in table.scores.values()]))
+    full = float(np.sum([scores[-1].whole for scores in table.scores.values()]))
     budget = share * full
     say(
         f"{len(table.scores)} settings, {table.ladder.rungs} rungs, hypervolume of all {table.best:.4f}, budget {budget:.0f} worker seconds"

@@ -139,7 +139,18 @@ def recorded(tmp_path: Path) -> tuple[Path, Space]:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["anonymizer", "setting", "rung", "eta", "privacy", "privacy_hi", "utility", "utility_hi", "seconds"]
+            [
+                "anonymizer",
+                "setting",
+                "rung",
+                "eta",
+                "privacy",
+                "privacy_hi",
+                "utility",
+                "utility_hi",
+                "seconds",
+                "whole",
+            ]
         )
         for kernel in range(11, 102, 2):
             strength = (kernel - 11) / 90
@@ -149,7 +160,8 @@ def recorded(tmp_path: Path) -> tuple[Path, Space]:
             for rung, share in enumerate((1 / 9, 1 / 3, 1)):
                 noise = random.normal(0, 0.05 * (1 - share), 2)
                 p, u = np.clip([privacy + noise[0], utility + noise[1]], 0, 1)
-                writer.writerow(["blur", json.dumps({"kernel_size": kernel}), rung, 3, p, p, u, u, (1, 2, 6)[rung]])
+                text = json.dumps({"kernel_size": kernel})
+                writer.writerow(["blur", text, rung, 3, p, p, u, u, (1, 2, 6)[rung], (1, 3, 9)[rung]])
     return path, space
 
 
