@@ -493,6 +493,8 @@ class _Driver:
             thread.join()
 
     def _task(self, proposal: Proposal) -> TrialTask:
+        from raysweep.anonymizers.registry import get_anonymizer
+
         return TrialTask(
             key=self.key_of(proposal.anonymizer, proposal.setting, proposal.repeat),
             number=proposal.number,
@@ -500,6 +502,7 @@ class _Driver:
             setting=proposal.setting,
             seed=self._config.run.seed + proposal.repeat,
             extras=protocol_of(self._config.run).extras,
+            trains=get_anonymizer(proposal.anonymizer, allow_file=True).trains,
         )
 
     def _wanted_controls(self) -> Iterator[tuple[str, str, str, dict[str, Value]]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,6 +63,7 @@ class StubWorker:
 
     def __init__(self, plan: Any, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._spans: list[tuple[float, float]] = []
 
     def ready(self) -> dict[str, Any]:
         """Proof that it has started."""
@@ -75,15 +77,28 @@ class StubWorker:
         """Labels, as of real trials."""
         return {"rank/E/class": np.arange(PROBES, dtype=np.int32)}
 
+    def spans(self) -> list[tuple[float, float]]:
+        """When it worked since this was last asked: begin and end of each kernel on the clock that all processes of a machine share."""
+        spans, self._spans = self._spans, []
+        return spans
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._spans.append((began, time.monotonic()))
+
     def fit(self, task: TrialTask) -> dict[str, float]:
         """Sleep."""
-        time.sleep(self._kernel.fit_s)
-        return {"fit": self._kernel.fit_s}
+        with self._working():
+            time.sleep(self._kernel.fit_s)
+            return {"fit": self._kernel.fit_s}
 
     def measure(self, task: TrialTask, fitted: object, rows: IntArray) -> Any:
         """Sleep; embeddings of some rows and when they were there (wall clock)."""
-        time.sleep(self._kernel.measure_s)
-        return {"rows": rows, "embeddings": np.zeros((len(rows), DIMS), np.float32), "ended": time.time()}
+        with self._working():
+            time.sleep(self._kernel.measure_s)
+            return {"rows": rows, "embeddings": np.zeros((len(rows), DIMS), np.float32), "ended": time.time()}
 
     def bare(self, count: int) -> float:
         """Seconds of so many measuring kernels in a loop, with nothing around them."""
@@ -94,30 +109,34 @@ class StubWorker:
 
     def judge(self, task: TrialTask, fitted: object, parts: Sequence[Any], extras: Sequence[Any] = ()) -> Outcome:
         """Sleep; an outcome of the usual size."""
-        time.sleep(self._kernel.judge_s)
-        digest = hashlib.sha256(task.key.encode()).digest()
-        random = np.random.default_rng(list(digest[:8]))
-        privacy, utility = random.random(2)
-        metrics = {"privacy": MetricValue(privacy, privacy, privacy), "utility": MetricValue(utility, utility, utility)}
-        metrics |= {f"stub/{number}": MetricValue(float(number)) for number in range(METRICS)}
-        ranks = {f"rank/E/A{number}/stub/above": random.integers(0, 9, PROBES) for number in range(ATTACKERS)}
-        return Outcome(
-            metrics=metrics,
-            attackers=tuple(
-                {
-                    "attacker": f"A{number}",
-                    "name": "stub",
-                    "embedder": "stub",
-                    "rank1_E": privacy,
-                    "advantage_S": privacy,
-                }
-                for number in range(ATTACKERS)
-            ),
-            curves={},
-            seconds={"fit": self._kernel.fit_s, "judge": self._kernel.judge_s},
-            notes={},
-            evidence={"draws/privacy": random.random(1000), "draws/utility": random.random(1000), **ranks},
-        )
+        with self._working():
+            time.sleep(self._kernel.judge_s)
+            digest = hashlib.sha256(task.key.encode()).digest()
+            random = np.random.default_rng(list(digest[:8]))
+            privacy, utility = random.random(2)
+            metrics = {
+                "privacy": MetricValue(privacy, privacy, privacy),
+                "utility": MetricValue(utility, utility, utility),
+            }
+            metrics |= {f"stub/{number}": MetricValue(float(number)) for number in range(METRICS)}
+            ranks = {f"rank/E/A{number}/stub/above": random.integers(0, 9, PROBES) for number in range(ATTACKERS)}
+            return Outcome(
+                metrics=metrics,
+                attackers=tuple(
+                    {
+                        "attacker": f"A{number}",
+                        "name": "stub",
+                        "embedder": "stub",
+                        "rank1_E": privacy,
+                        "advantage_S": privacy,
+                    }
+                    for number in range(ATTACKERS)
+                ),
+                curves={},
+                seconds={"fit": self._kernel.fit_s, "judge": self._kernel.judge_s},
+                notes={},
+                evidence={"draws/privacy": random.random(1000), "draws/utility": random.random(1000), **ranks},
+            )
 
 
 def stub_worker(kernel: Kernel) -> Any:

@@ -7,6 +7,7 @@ argument of a further call: the values then go from worker to worker without pas
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import threading
@@ -19,17 +20,30 @@ from typing import Any, Protocol
 
 from raysweep.errors import StoreError, TrialError
 
-__all__ = ["LocalPool", "Plan", "Pool", "RayPool", "RayPoolClient", "ResultLostError", "WorkerOf", "default_workers"]
+__all__ = [
+    "AHEAD",
+    "LocalPool",
+    "Plan",
+    "Pool",
+    "RayPool",
+    "RayPoolClient",
+    "ResultLostError",
+    "WorkerOf",
+    "default_workers",
+]
 
 QUEUED_PER_WORKER = 2
 """Items handed to one actor at a time: the second one waits beside it, so that the actor never idles between items."""
 
-LONG = ("fit", "develop")
-"""Items behind which nothing waits: they may train."""
+AHEAD = 2
+"""Trials at a time beyond the workers: while one begins and one is judged, the others fill the pool."""
 
 READY_TIMEOUT_S = 300.0
 """Until all workers have loaded their models: importing torch alone takes 10 s on a loaded core."""
 
+
+HAND_OVER_S = 1e-4
+"""In which a worker's other thread takes Python's lock and begins, before the result of this one is stored."""
 
 LOOK_S = 0.25
 """Between two looks at whether an item has run for too long, or whether a worker is back."""
@@ -173,16 +187,43 @@ def default_workers(cpus: int, gpus: int) -> int:
 
 
 class _WorkerActor:
-    """A worker in an actor; takes handles as one-element lists, so that a dispatcher does not fetch their values."""
+    """A worker in an actor, which works on one item at a time.
+
+    Of its two threads one works while the other stores what the item before found and takes what the next one needs: values that other items
+    left with Ray come as arguments of their own.
+    """
 
     def __init__(self, plan: Plan, worker_of: WorkerOf) -> None:
         self._worker = worker_of(plan)
+        self._working = threading.Lock()
 
-    def run(self, method: str, arguments: Sequence[Any]) -> Any:
-        return getattr(self._worker, method)(*(_fetch(argument) for argument in arguments))
+    def run(self, method: str, layout: Sequence[int | None], *values: Any) -> tuple[None, Any]:
+        """Nothing, by which one knows that it is done, and the value, which stays with Ray until somebody asks for it.
+
+        Args:
+            method: of the worker.
+            layout: for each of its arguments None, or of how many values it is a list.
+            values: of all arguments, one after the other.
+        """
+        left = iter(values)
+        arguments = (next(left) if count is None else list(itertools.islice(left, count)) for count in layout)
+        with self._working:
+            value = getattr(self._worker, method)(*arguments)
+        time.sleep(HAND_OVER_S)
+        return None, value
 
     def pid(self) -> int:
         return os.getpid()
+
+
+def _flat(arguments: Sequence[Any]) -> tuple[list[int | None], list[Any]]:
+    """Layout and values, as `_WorkerActor.run` takes them."""
+    layout = [len(argument) if isinstance(argument, list) else None for argument in arguments]
+    return layout, list(itertools.chain.from_iterable(_as_list(argument) for argument in arguments))
+
+
+def _as_list(argument: Any) -> list[Any]:
+    return argument if isinstance(argument, list) else [argument]
 
 
 class _Handle:
@@ -190,16 +231,6 @@ class _Handle:
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
-
-
-def _fetch(argument: Any) -> Any:
-    import ray
-
-    if isinstance(argument, _Handle):
-        return ray.get(ray.get(argument.answer)[0])
-    if isinstance(argument, list):
-        return [_fetch(item) for item in argument]
-    return argument
 
 
 @dataclass(eq=False)
@@ -214,7 +245,8 @@ class _Item:
 
     @property
     def weight(self) -> int:
-        return QUEUED_PER_WORKER if self.alone or self.method == "fit" else 1
+        trains = self.method == "fit" and getattr(self.arguments[0], "trains", True)
+        return QUEUED_PER_WORKER if self.alone or trains else 1
 
 
 class _Dispatcher:
@@ -255,15 +287,16 @@ class _Dispatcher:
                     self._spent.left(_trial_key(arguments)) == 0
                 ):  # it waited while another item of its trial took too long
                     raise self._spent.error()
-                reference = self._workers[index].run.remote(method, arguments)
-                died = await self._outcome(index, item, reference)
+                layout, values = _flat(arguments)
+                done, value = self._workers[index].run.options(num_returns=2).remote(method, layout, *values)
+                died = await self._outcome(index, item, done)
             finally:
                 self._end(index, item)
             if not died:
                 break
         if method == "measure" and not died:
             self._faces += len(arguments[-1])
-        return [reference]
+        return [value]
 
     async def faces(self) -> int:
         return self._faces
@@ -282,7 +315,7 @@ class _Dispatcher:
 
         for_good = 0
         while for_good < FOR_GOOD:
-            reference = self._workers[index].run.remote("ready", ())
+            reference, _ = self._workers[index].run.options(num_returns=2).remote("ready", ())
             answer = asyncio.wrap_future(reference.future())
             await asyncio.wait([answer])
             error = answer.exception()
@@ -303,7 +336,7 @@ class _Dispatcher:
             raise TrialError(f"no worker is left, none could be started again: {next(iter(self._gone.values()))}")
 
     async def _outcome(self, index: int, item: _Item, reference: Any) -> bool:
-        """Wait for the end of an item; True when its worker died of something.
+        """Wait for the end of an item, of which `reference` tells without its value; True when its worker died of something.
 
         Raises:
             TrialError: it took too long.
@@ -364,8 +397,16 @@ class RayPoolClient:
         self._dispatcher, self.size = dispatcher, size
 
     def call(self, method: str, *arguments: Any) -> _Handle:
-        """Queue the item."""
-        return _Handle(self._dispatcher.call.remote(method, arguments))
+        """Queue the item, as soon as the items whose handles it takes are done.
+
+        Raises:
+            TrialError: one of those was given up.
+        """
+        given = [
+            [self._left(item) for item in argument] if isinstance(argument, list) else self._left(argument)
+            for argument in arguments
+        ]
+        return _Handle(self._dispatcher.call.remote(method, given))
 
     def wait(self, handles: Sequence[_Handle]) -> None:
         """The dispatcher answers when an item is done."""
@@ -377,10 +418,27 @@ class RayPoolClient:
 
     def result(self, handle: _Handle) -> Any:
         """Wait for the value; what the item raised is raised again in its own type."""
+        import ray
+
+        with self._told():
+            return ray.get(self._left(handle))
+
+    def _left(self, argument: Any) -> Any:
+        """Of a handle what lies with Ray; anything else as it is."""
+        import ray
+
+        if not isinstance(argument, _Handle):
+            return argument
+        with self._told():
+            return ray.get(argument.answer)[0]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What an item raised is raised again in its own type."""
         from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
         try:
-            return _fetch(handle)
+            yield
         except RayError as error:
             # Inside a task's error is that of an item which this one was to use.
             cause: BaseException | None = error
@@ -406,10 +464,13 @@ class RayPoolClient:
 
 
 def _is_death(error: BaseException | None) -> bool:
-    """Whether it says that a worker's process is gone; an actor that Ray ends for want of memory has an error of its own."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
+    """Whether it says that a worker's process is gone; an actor that Ray ends for want of memory has an error of its own.
 
-    return isinstance(error, RayActorError | OutOfMemoryError)
+    A task's error tells of an item before, whose worker died for good: the worker that found so lives.
+    """
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    return isinstance(error, RayActorError | OutOfMemoryError) and not isinstance(error, RayTaskError)
 
 
 def _died(error: BaseException) -> TrialError:
@@ -454,6 +515,7 @@ class RayPool(RayPoolClient):
             # Over all machines, where there are several.
             scheduling_strategy="SPREAD",
             max_restarts=-1,
+            max_concurrency=QUEUED_PER_WORKER,
             # The dispatcher gives an item to another worker; Ray would wait for this one, whose machine may never come back.
             max_task_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(plan.threads)}},
@@ -474,7 +536,7 @@ class RayPool(RayPoolClient):
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-        waiting = [worker.run.remote("ready", ()) for worker in self._workers]
+        waiting = [worker.run.options(num_returns=2).remote("ready", ())[0] for worker in self._workers]
         total = len(waiting)
         try:
             while waiting:

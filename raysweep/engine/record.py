@@ -28,6 +28,7 @@ class TrialTask:
         key, number, anonymizer, setting, control: as in `TrialRecord`.
         seed: of training and of whatever an anonymizer draws.
         extras: what attackers need pixels for, see `AttackView.extra`.
+        trains: its fit may take long, so that nothing should wait behind it.
     """
 
     key: str
@@ -37,6 +38,7 @@ class TrialTask:
     seed: int
     control: str = ""
     extras: tuple[str, ...] = ()
+    trains: bool = True
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,13 @@ class Actor:
     def pid(self) -> int:
         return os.getpid()
 
-    def run(self, method: str, arguments: Any) -> Any:
-        from raysweep.engine.pools import _fetch
+    def run(self, method: str, layout: Any, *values: Any) -> tuple[None, Any]:
+        return None, self._run(method, values)
+
+    def _run(self, method: str, given: Any) -> Any:
         from raysweep.engine.record import Outcome
         from raysweep.metrics.value import MetricValue
 
-        given = [_fetch(argument) for argument in arguments]
         if method == "ready":
             return {}
         task = given[0]
@@ -51,7 +52,7 @@ class Actor:
             if task.anonymizer == "hangs" and 33 in given[2]:
                 time.sleep(3600)
             return float(given[1][0]) + float(given[2].sum())
-        value = MetricValue(sum(given[2]) / 1e5)
+        value = MetricValue(sum(given[2:]) / 1e5)
         return Outcome({"privacy": value, "utility": value}, (), {}, {}, {})
 
 

@@ -46,7 +46,14 @@ class StandIn:
         self._task: asyncio.Task[None] | None = None
         self.run = self
 
-    def remote(self, method: str, arguments: Any) -> StandIn.Reference:
+    def options(self, num_returns: int) -> StandIn:
+        return self
+
+    def remote(self, method: str, layout: Any, *values: Any) -> tuple[StandIn.Reference, StandIn.Reference]:
+        reference = self._queued(method, values)
+        return reference, reference
+
+    def _queued(self, method: str, values: Any) -> StandIn.Reference:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         if method == "ready":
             if self.back is None:
@@ -54,7 +61,7 @@ class StandIn:
             else:
                 future.set_exception(self.back)
             return self.Reference(future)
-        self._queue.append((arguments[0], future))
+        self._queue.append((values[0], future))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work())
         return self.Reference(future)
@@ -118,6 +125,45 @@ def test_nothing_waits_behind_a_training() -> None:
 
     asyncio.run(play())
     assert len(second.done) == 10
+
+
+def test_an_item_waits_behind_a_fit_that_trains_nothing() -> None:
+    worker = StandIn(lambda item: 0.01)
+
+    async def play() -> tuple[int, int]:
+        dispatcher = _Dispatcher([worker])
+        quick = TrialTask("quick", 0, "blur", {}, 0, trains=False)
+        calls = [asyncio.ensure_future(dispatcher.call("fit", (task,))) for task in (quick, quick, quick)]
+        await asyncio.sleep(0)
+        behind_quick = len(worker._queue)
+        await asyncio.gather(*calls)
+        slow = TrialTask("slow", 0, "ganonymization", {}, 0)
+        calls = [asyncio.ensure_future(dispatcher.call("fit", (task,))) for task in (slow, slow, slow)]
+        await asyncio.sleep(0)
+        behind_slow = len(worker._queue)
+        await asyncio.gather(*calls)
+        return behind_quick, behind_slow
+
+    assert asyncio.run(play()) == (2, 1)
+
+
+def test_an_item_whose_own_material_died_takes_no_worker_away() -> None:
+    """The error of an item before, raised again by the one that was to use it: its worker lives."""
+    from ray.exceptions import RayTaskError
+
+    before = RayTaskError("measure", "trace", ActorDiedError()).as_instanceof_cause()
+    assert isinstance(before, RayActorError)
+    worker = StandIn(lambda item: None if item.key == "heir" else 0.001, word=lambda: before)
+
+    async def play() -> tuple[list[list[Any]], int]:
+        dispatcher = _Dispatcher([worker])
+        calls = (dispatcher.call("measure", (Task(key), None, [0])) for key in ("heir", "b"))
+        return await asyncio.gather(*calls), await dispatcher.serving()
+
+    answers, serving = asyncio.run(play())
+    assert serving == 1
+    assert worker.deaths == 1
+    assert answers[0][0].answer.exception() is before
 
 
 @pytest.mark.parametrize("word", [RayActorError, lambda: OutOfMemoryError("1 worker(s) were killed")])
