@@ -38,6 +38,7 @@ from raysweep.engine.states import StateStore
 from raysweep.engine.trial import run_trial
 from raysweep.errors import ConfigError, StoreError
 from raysweep.faces import Faces, check_needs, cores_and_gpus, find_faces, open_faces, session, shares_of
+from raysweep.models.inputs import CHUNK
 from raysweep.models.zoo import Found, Zoo
 from raysweep.preprocess.tools import tool_names
 from raysweep.provenance import basis_of, identity_of, protocol_of, sampler_of, versions
@@ -433,7 +434,15 @@ class _Driver:
             return
         _, gpus = cores_and_gpus("ray")
         self._view.stage("starting workers", 0, workers)
-        pool = RayPool(plan, workers, float(min(gpus, workers)), self._config.run.trial_timeout, self._parts.worker_of)
+        pool = RayPool(
+            plan,
+            workers,
+            float(min(gpus, workers)),
+            self._config.run.trial_timeout,
+            self._parts.worker_of,
+            # Networks are fed at least that many faces at a time: fewer are filled up with nothing.
+            together=plan.batch_size if gpus else CHUNK["torch cpu"],
+        )
         try:
             pool.wait_ready(lambda ready: self._view.stage("starting workers", ready, workers))
             yield pool

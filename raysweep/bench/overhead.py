@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.bench.finding import Finding, How
-from raysweep.bench.stubs import Kernel, StubPlan, StubWorker, items, stub_worker
-from raysweep.engine.pools import AHEAD, RayPool, RayPoolClient
+from raysweep.bench.stubs import ITEM_ROWS, Kernel, StubPlan, StubWorker, items, stub_worker
+from raysweep.engine.pools import RayPool, RayPoolClient
 from raysweep.engine.record import TrialRecord, TrialTask, Work
 from raysweep.engine.session import start_ray
 from raysweep.engine.trial import run_trial
@@ -127,7 +127,7 @@ def run_on_pool(client: RayPoolClient, trials: int, count: int) -> list[TrialRec
             with lock:
                 records.append(record)
 
-    threads = [threading.Thread(target=run) for _ in range(client.size + AHEAD)]
+    threads = [threading.Thread(target=run) for _ in range(client.trials_at_once(ITEM_ROWS))]
     for thread in threads:
         thread.start()
     for thread in threads:

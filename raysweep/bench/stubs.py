@@ -100,6 +100,17 @@ class StubWorker:
             time.sleep(self._kernel.measure_s)
             return {"rows": rows, "embeddings": np.zeros((len(rows), DIMS), np.float32), "ended": time.time()}
 
+    def measure_together(
+        self, tasks: Sequence[TrialTask], fitted: Sequence[object], rows: Sequence[IntArray]
+    ) -> list[dict[str, Any]]:
+        """Sleep once, as long as for one of them: a GPU that is far from full."""
+        with self._working():
+            time.sleep(self._kernel.measure_s)
+            return [
+                {"rows": own, "embeddings": np.zeros((len(own), DIMS), np.float32), "ended": time.time()}
+                for own in rows
+            ]
+
     def bare(self, count: int) -> float:
         """Seconds of so many measuring kernels in a loop, with nothing around them."""
         started = time.perf_counter()

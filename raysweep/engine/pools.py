@@ -36,11 +36,14 @@ QUEUED_PER_WORKER = 2
 """Items handed to one actor at a time: the second one waits beside it, so that the actor never idles between items."""
 
 AHEAD = 2
-"""Trials at a time beyond the workers: while one begins and one is judged, the others fill the pool."""
+"""Trials at a time beyond those that fill the workers: while one begins and one is judged, the others go on."""
 
 READY_TIMEOUT_S = 300.0
 """Until all workers have loaded their models: importing torch alone takes 10 s on a loaded core."""
 
+
+MOST_IN_A_BATCH = 8
+"""Trials that share a batch: with more under way at once the search knows less when it asks for the next one."""
 
 HAND_OVER_S = 1e-4
 """In which a worker's other thread takes Python's lock and begins, before the result of this one is stored."""
@@ -197,8 +200,8 @@ class _WorkerActor:
         self._worker = worker_of(plan)
         self._working = threading.Lock()
 
-    def run(self, method: str, layout: Sequence[int | None], *values: Any) -> tuple[None, Any]:
-        """Nothing, by which one knows that it is done, and the value, which stays with Ray until somebody asks for it.
+    def run(self, method: str, layout: Sequence[int | None], *values: Any) -> tuple[Any, ...]:
+        """Nothing, by which one knows that it is done, and what was found, which stays with Ray until somebody asks for it.
 
         Args:
             method: of the worker.
@@ -210,7 +213,7 @@ class _WorkerActor:
         with self._working:
             value = getattr(self._worker, method)(*arguments)
         time.sleep(HAND_OVER_S)
-        return None, value
+        return (None, *value) if method == "measure_together" else (None, value)
 
     def pid(self) -> int:
         return os.getpid()
@@ -235,24 +238,52 @@ class _Handle:
 
 @dataclass(eq=False)
 class _Item:
-    """A work item on its way; `started` when it became the oldest one of its worker."""
+    """A work item on its way; `turn` tells where it runs as soon as it does."""
 
     method: str
     arguments: Sequence[Any]
     alone: bool
-    turn: asyncio.Future[int]
-    started: float | None = None
+    turn: asyncio.Future[_Run]
+
+    @property
+    def key(self) -> str:
+        return _trial_key(self.arguments)
 
     @property
     def weight(self) -> int:
         trains = self.method == "fit" and getattr(self.arguments[0], "trains", True)
         return QUEUED_PER_WORKER if self.alone or trains else 1
 
+    @property
+    def rows(self) -> int:
+        """Faces to measure; 0 of another item."""
+        return len(self.arguments[-1]) if self.method == "measure" else 0
+
+
+@dataclass(eq=False)
+class _Run:
+    """What one call of a worker works on: an item, or small ones of several trials in one batch.
+
+    Attributes:
+        index: of the worker.
+        items: in the order of `values`.
+        done: reference that tells of its end.
+        values: references to what was found.
+        started: when it became the oldest one of its worker.
+    """
+
+    index: int
+    items: list[_Item]
+    done: Any = None
+    values: Sequence[Any] = ()
+    started: float | None = None
+
 
 class _Dispatcher:
     """Gives each item, in the order in which items come, to the worker with the least to do.
 
-    A worker gets a second item while it works on a short one; nothing waits behind a training. An item whose worker died runs again with
+    A worker gets a second item while it works on a short one; nothing waits behind a training. Small items of several trials run as one, as
+    long as their faces fit into one batch. An item whose worker died, or which shared a batch with one that failed, runs again with
     nothing else on its worker: if that keeps dying, the item is what kills it, and only its trial fails. An item that takes longer than its
     trial may is ended with its worker, which starts again. A worker that died gets nothing until it serves again, which may be long after, on
     another machine, or never: the others do the work.
@@ -260,11 +291,13 @@ class _Dispatcher:
     Args:
         workers: actors.
         trial_timeout_s: work that a trial may take in all, None for any.
+        together: faces that items of several trials may have in all to run as one; 0 for none.
     """
 
-    def __init__(self, workers: Sequence[Any], trial_timeout_s: float | None = None) -> None:
+    def __init__(self, workers: Sequence[Any], trial_timeout_s: float | None = None, together: int = 0) -> None:
         self._workers = list(workers)
-        self._running: list[list[_Item]] = [[] for _ in self._workers]
+        self._together = together
+        self._running: list[list[_Run]] = [[] for _ in self._workers]
         self._waiting: deque[_Item] = deque()
         self._away: dict[int, asyncio.Task[None]] = {}
         self._gone: dict[int, str] = {}
@@ -278,25 +311,19 @@ class _Dispatcher:
             self._waiting.append(item)
             self._hand_out()
             try:
-                index = await item.turn
+                run = await item.turn
             except asyncio.CancelledError:
                 self._check()
                 raise
             try:
-                if (
-                    self._spent.left(_trial_key(arguments)) == 0
-                ):  # it waited while another item of its trial took too long
-                    raise self._spent.error()
-                layout, values = _flat(arguments)
-                done, value = self._workers[index].run.options(num_returns=2).remote(method, layout, *values)
-                died = await self._outcome(index, item, done)
+                again = await self._outcome(run, item)
             finally:
-                self._end(index, item)
-            if not died:
+                self._end(run, item)
+            if not again:
                 break
-        if method == "measure" and not died:
-            self._faces += len(arguments[-1])
-        return [value]
+        if not again:
+            self._faces += item.rows
+        return [run.values[run.items.index(item)]]
 
     async def faces(self) -> int:
         return self._faces
@@ -315,7 +342,7 @@ class _Dispatcher:
 
         for_good = 0
         while for_good < FOR_GOOD:
-            reference, _ = self._workers[index].run.options(num_returns=2).remote("ready", ())
+            reference, _ = self._call(index, "ready", (), 1)
             answer = asyncio.wrap_future(reference.future())
             await asyncio.wait([answer])
             error = answer.exception()
@@ -335,47 +362,54 @@ class _Dispatcher:
         if len(self._gone) == len(self._workers):
             raise TrialError(f"no worker is left, none could be started again: {next(iter(self._gone.values()))}")
 
-    async def _outcome(self, index: int, item: _Item, reference: Any) -> bool:
-        """Wait for the end of an item, of which `reference` tells without its value; True when its worker died of something.
+    async def _outcome(self, run: _Run, item: _Item) -> bool:
+        """Wait for the end of an item; True when it must run again alone: its worker died of something, or it was not alone and something failed.
 
         Raises:
             TrialError: it took too long.
         """
         import ray
 
-        key = _trial_key(item.arguments)
-        answer = asyncio.wrap_future(reference.future())
+        answer = asyncio.wrap_future(run.done.future())
         while True:
-            left = self._spent.left(key)
+            left = self._spent.left(item.key)
             done, _ = await asyncio.wait([answer], timeout=None if left is None else LOOK_S)
             if done:
-                died = _is_death(answer.exception())
-                if died:
-                    self._leave(index)
-                return died
-            if left is not None and item.started is not None and time.monotonic() - item.started > left:
-                ray.kill(self._workers[index], no_restart=False)
-                self._leave(index)
+                error = answer.exception()
+                if _is_death(error):
+                    self._leave(run.index)
+                    return True
+                return error is not None and len(run.items) > 1
+            if left is not None and run.started is not None and time.monotonic() - run.started > left:
+                ray.kill(self._workers[run.index], no_restart=False)
+                self._leave(run.index)
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+                if len(run.items) > 1:
+                    return True
                 raise self._spent.error()
 
-    def _end(self, index: int, item: _Item) -> None:
-        now, running = time.monotonic(), self._running[index]
-        running.remove(item)
-        if item.started is not None:
-            self._spent.add(_trial_key(item.arguments), now - item.started, last=item.method == "judge")
+    def _end(self, run: _Run, item: _Item) -> None:
+        now, running = time.monotonic(), self._running[run.index]
+        if run.started is not None:
+            share = 1 / len(run.items)
+            self._spent.add(item.key, share * (now - run.started), last=item.method == "judge")
+        if run in running:
+            running.remove(run)
         if running and running[0].started is None:
             running[0].started = now
         self._hand_out()
 
     def _load(self, index: int) -> int:
-        return sum(item.weight for item in self._running[index])
+        return sum(run.items[0].weight for run in self._running[index])
 
     def _hand_out(self) -> None:
         while self._waiting:
             item = self._waiting[0]
             if item.turn.cancelled():
                 self._waiting.popleft()
+                continue
+            if self._spent.left(item.key) == 0:  # it waited while another item of its trial took too long
+                self._waiting.popleft().turn.set_exception(self._spent.error())
                 continue
             serving = [index for index in range(len(self._workers)) if index not in self._away]
             if not serving:
@@ -384,17 +418,54 @@ class _Dispatcher:
             if self._load(index) >= (1 if item.alone else QUEUED_PER_WORKER):
                 return
             self._waiting.popleft()
-            if not self._running[index]:
-                item.started = time.monotonic()
-            self._running[index].append(item)
-            item.turn.set_result(index)
+            self._start(_Run(index, [item, *self._company(item)]))
+
+    def _company(self, item: _Item) -> list[_Item]:
+        """Other items that fit into one batch with this one; they wait no longer."""
+        if item.alone or not item.rows:
+            return []
+        room, found = self._together - item.rows, list[_Item]()
+        for other in self._waiting:
+            if 0 < other.rows <= room and not (
+                other.alone or other.turn.cancelled() or self._spent.left(other.key) == 0
+            ):
+                found.append(other)
+                room -= other.rows
+        for other in found:
+            self._waiting.remove(other)
+        return found
+
+    def _start(self, run: _Run) -> None:
+        if not self._running[run.index]:
+            run.started = time.monotonic()
+        self._running[run.index].append(run)
+        method, arguments = run.items[0].method, run.items[0].arguments
+        if len(run.items) > 1:
+            method, arguments = (
+                "measure_together",
+                [list(each) for each in zip(*(item.arguments for item in run.items), strict=True)],
+            )
+        run.done, *run.values = self._call(run.index, method, arguments, len(run.items))
+        for item in run.items:
+            item.turn.set_result(run)
+
+    def _call(self, index: int, method: str, arguments: Sequence[Any], found: int) -> list[Any]:
+        """A reference that tells of the end of a call, and those to what it found."""
+        layout, values = _flat(arguments)
+        references: list[Any] = self._workers[index].run.options(num_returns=1 + found).remote(method, layout, *values)
+        return references
 
 
 class RayPoolClient:
     """What a trial holds of a `RayPool`: picklable, usable from any process of the session."""
 
-    def __init__(self, dispatcher: Any, size: int) -> None:
-        self._dispatcher, self.size = dispatcher, size
+    def __init__(self, dispatcher: Any, size: int, together: int = 0) -> None:
+        self._dispatcher, self.size, self._together = dispatcher, size, together
+
+    def trials_at_once(self, rows: int) -> int:
+        """How many trials keep all workers busy, where an item of a trial has so many faces: several per batch when they are small."""
+        in_a_batch = min(MOST_IN_A_BATCH, max(1, self._together // max(1, rows)))
+        return in_a_batch * self.size + AHEAD
 
     def call(self, method: str, *arguments: Any) -> _Handle:
         """Queue the item, as soon as the items whose handles it takes are done.
@@ -495,6 +566,7 @@ class RayPool(RayPoolClient):
         gpus: GPUs of the session; each worker gets an equal share.
         trial_timeout_s: work that a trial may take in all, None for any; the worker of one that takes longer is started anew.
         worker_of: as of `LocalPool`.
+        together: faces that small items of several trials may have in all to share a batch; 0 for none.
     """
 
     def __init__(
@@ -504,6 +576,7 @@ class RayPool(RayPoolClient):
         gpus: float,
         trial_timeout_s: float | None = None,
         worker_of: WorkerOf = trial_worker,
+        together: int = 0,
     ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -524,8 +597,8 @@ class RayPool(RayPoolClient):
         # On the machine of the driver, which ends the sweep anyway when it goes.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         dispatcher = ray.remote(_Dispatcher).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
-        dispatcher = dispatcher.remote(self._workers, trial_timeout_s)
-        super().__init__(dispatcher, workers)
+        dispatcher = dispatcher.remote(self._workers, trial_timeout_s, together)
+        super().__init__(dispatcher, workers, together)
 
     def wait_ready(self, progress: Callable[[int], None]) -> None:
         """Block until every worker has loaded its models.
@@ -552,7 +625,7 @@ class RayPool(RayPoolClient):
 
     def client(self) -> RayPoolClient:
         """For a trial in another process."""
-        return RayPoolClient(self._dispatcher, self.size)
+        return RayPoolClient(self._dispatcher, self.size, self._together)
 
     def pids(self) -> list[int]:
         """Process ids of the workers, as soon as all of them serve (for fault tests)."""

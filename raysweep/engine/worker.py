@@ -43,6 +43,8 @@ __all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "pick_device"]
 
 MODEL = "model:"
 """Before the names of embedders in what is stored of clear faces."""
+STAGES = ("anonymize", "embed", "express", "realism")
+"""Of measuring, whose seconds are kept apart."""
 SHEET_FACES = 7
 """Faces of a contact sheet."""
 LOADED_ANONYMIZERS = 4
@@ -193,13 +195,40 @@ class TrialWorker:
     def measure(self, task: TrialTask, fitted: Fitted, rows: IntArray) -> Measured:
         """Anonymize some rows and measure them while the pixels are on the device."""
         anonymizer = self._load(task, fitted)
-        seconds = dict.fromkeys(("anonymize", "embed", "express", "realism"), 0.0)
+        seconds = dict.fromkeys(STAGES, 0.0)
 
         def measured(chosen: IntArray) -> Measurements:
             return self._measure_batch(anonymizer, self._batch(chosen, task.seed), chosen, seconds)
 
         parts = self._sizes.run(task.anonymizer, rows, measured)
         return Measured(rows, concatenate(parts), seconds, dict(getattr(anonymizer, "guarantee", None) or {}))
+
+    def measure_together(
+        self, tasks: Sequence[TrialTask], fitted: Sequence[Fitted], rows: Sequence[IntArray]
+    ) -> list[Measured]:
+        """The same for a few rows of each of several trials, which share the batches of the measuring networks.
+
+        Raises:
+            TrialError: of any of the trials; no word of the others then.
+        """
+        images, clear, apart = [], [], []
+        for task, state, own in zip(tasks, fitted, rows, strict=True):
+            seconds = dict.fromkeys(STAGES, 0.0)
+            anonymizer = self._load(task, state)
+            batch = self._batch(own, task.seed)
+            clear.append(batch.image)
+            images.append(self._release(anonymizer, batch, seconds))
+            apart.append((seconds, dict(getattr(anonymizer, "guarantee", None) or {})))
+        shared = dict.fromkeys(STAGES, 0.0)
+        together = self._look(torch.cat(images), torch.cat(clear), np.concatenate(rows), shared)
+        measured, start, total = [], 0, sum(map(len, rows))
+        for own, (seconds, notes) in zip(rows, apart, strict=True):
+            places = np.arange(start, start + len(own))
+            start += len(own)
+            for stage, value in shared.items():
+                seconds[stage] += value * len(own) / total
+            measured.append(Measured(own, take_measurements(together, places), seconds, notes))
+        return measured
 
     def develop(self, task: TrialTask, fitted: Fitted, name: str) -> Extra:
         """What an attacker needs pixels for: restored probes, or T at random strengths."""
@@ -395,27 +424,42 @@ class TrialWorker:
     def _measure_batch(
         self, anonymizer: Anonymizer, batch: FaceBatch, rows: IntArray, seconds: dict[str, float]
     ) -> Measurements:
-        """Faces of T only teach attackers, and realism is reported on E: what nobody reads is not computed."""
-        role = self.references.faces.table.role[rows]
+        """Anonymize a batch and measure it."""
+        return self._look(self._release(anonymizer, batch, seconds), batch.image, rows, seconds)
+
+    def _release(self, anonymizer: Anonymizer, batch: FaceBatch, seconds: dict[str, float]) -> torch.Tensor:
+        """(n, 3, S, S) uint8 anonymized crops."""
+        mark = time.perf_counter()
         with torch.inference_mode():
-            mark = time.perf_counter()
             image = anonymizer.anonymize(batch)
             if image.shape != batch.image.shape or image.dtype != torch.uint8:
                 raise TrialError(
                     f"{anonymizer.name}: returned {tuple(image.shape)} {image.dtype}, "
                     f"must be {tuple(batch.image.shape)} torch.uint8"
                 )
-            mark = _lap(seconds, "anonymize", mark, self.device)
-            embeddings = {model.name: model.embed(image, batch.frame) for model in self._embedders}
+        _lap(seconds, "anonymize", mark, self.device)
+        return image
+
+    def _look(
+        self, image: torch.Tensor, clear_image: torch.Tensor, rows: IntArray, seconds: dict[str, float]
+    ) -> Measurements:
+        """Measure anonymized crops beside the clear ones.
+
+        Faces of T only teach attackers, and realism is reported on E: what nobody reads is not computed.
+        """
+        role, frame = self.references.faces.table.role[rows], self.references.faces.frame
+        mark = time.perf_counter()
+        with torch.inference_mode():
+            embeddings = {model.name: model.embed(image, frame) for model in self._embedders}
             mark = _lap(seconds, "embed", mark, self.device)
             express, realist = np.flatnonzero(role != "T"), np.flatnonzero(role == "E")
             probabilities = {
-                model.name: _spread(model.probabilities(image[express], batch.frame), express, len(batch), 0.0)
+                model.name: _spread(model.probabilities(image[express], frame), express, len(rows), 0.0)
                 for model in self._expression
                 if len(express)
-            } or {model.name: np.zeros((len(batch), len(EXPRESSIONS)), np.float32) for model in self._expression}
+            } or {model.name: np.zeros((len(rows), len(EXPRESSIONS)), np.float32) for model in self._expression}
             mark = _lap(seconds, "express", mark, self.device)
-            clear, changed = batch.image[realist], image[realist]
+            clear, changed = clear_image[realist], image[realist]
             measured: dict[str, FloatArray] = {
                 name: np.zeros(0, np.float32) for name in ("psnr", "ssim", *(["lpips"] if self._lpips else []))
             }
@@ -423,7 +467,7 @@ class TrialWorker:
                 measured |= {"psnr": psnr(clear, changed).cpu().numpy(), "ssim": ssim(clear, changed).cpu().numpy()}
                 if self._lpips is not None:
                     measured["lpips"] = self._lpips(clear, changed)
-            realism = {name: _spread(values, realist, len(batch), np.nan) for name, values in measured.items()}
+            realism = {name: _spread(values, realist, len(rows), np.nan) for name, values in measured.items()}
             features, detected = self._appearance.look(image, rows)
             _lap(seconds, "realism", mark, self.device)
         return Measurements(embeddings, probabilities, realism | detected, features)

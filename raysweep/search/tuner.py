@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from ray.util import get_node_ip_address
 
 from raysweep.engine.evidence import pack, unpack
-from raysweep.engine.pools import AHEAD, RayPoolClient
+from raysweep.engine.pools import RayPoolClient
 from raysweep.engine.record import TrialRecord, TrialTask, Work
 from raysweep.engine.session import our_error
 from raysweep.engine.trial import failed_record, trial_records
@@ -70,7 +70,7 @@ def tune_trials(
             search_alg=searcher,
             scheduler=_HalvingScheduler(climbs, searcher),
             num_samples=-1,
-            max_concurrent_trials=client.size + AHEAD,
+            max_concurrent_trials=client.trials_at_once(max(map(len, work.chunks))),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

@@ -66,3 +66,29 @@ def test_the_same_numbers(
         print(
             f"{anonymizer}, {workers} workers, batches of {batch}: {len(alone.metrics)} metrics, largest difference {worst:.1e}"
         )
+
+
+def test_trials_that_share_batches_find_what_each_finds_alone(prepared: tuple[WorkerPlan, IntArray]) -> None:
+    plan, rows = prepared
+    worker = TrialWorker(plan)
+    tasks = [
+        TrialTask("strong", 0, "blur", {"kernel_size": 81}, 0),
+        TrialTask("drawn", 1, "ganonymization", {"steps": 0, "landmark_noise": 0.02}, 7),
+        TrialTask("weak", 2, "blur", {"kernel_size": 11}, 0),
+    ]
+    fitted = [worker.fit(task) for task in tasks]
+    # Overlapping rows, of all roles: what belongs to whom must not be mixed up.
+    own = [rows[::7], rows[5::9], rows[::5]]
+    together = worker.measure_together(tasks, fitted, own)
+    for task, state, some, shared in zip(tasks, fitted, own, together, strict=True):
+        alone = worker.measure(task, state, some)
+        assert np.array_equal(shared.rows, some)
+        assert shared.notes == alone.notes
+        assert shared.seconds.keys() == alone.seconds.keys()
+        for kind in ("embeddings", "probabilities", "realism", "features"):
+            expected, found = getattr(alone.measurements, kind), getattr(shared.measurements, kind)
+            assert found.keys() == expected.keys()
+            for name, values in expected.items():
+                np.testing.assert_allclose(found[name], values, atol=1e-6, equal_nan=True, err_msg=f"{task.key} {name}")
+    first, last = (part.measurements.embeddings for part in (together[0], together[2]))
+    assert all(np.abs(first[name][:5] - last[name][:5]).max() > 0.01 for name in first)

@@ -42,6 +42,7 @@ class StandIn:
         self.word = word
         self.done: list[Any] = []
         self.deaths = 0
+        self.calls: list[str] = []
         self._queue: list[tuple[Any, concurrent.futures.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
         self.run = self
@@ -49,9 +50,13 @@ class StandIn:
     def options(self, num_returns: int) -> StandIn:
         return self
 
-    def remote(self, method: str, layout: Any, *values: Any) -> tuple[StandIn.Reference, StandIn.Reference]:
+    def remote(self, method: str, layout: Any, *values: Any) -> list[StandIn.Reference]:
+        self.calls.append(method)
+        if method == "measure_together":
+            reference = self._queued(method, [values[: layout[0]]])
+            return [reference] * (1 + layout[0])
         reference = self._queued(method, values)
-        return reference, reference
+        return [reference, reference]
 
     def _queued(self, method: str, values: Any) -> StandIn.Reference:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -125,6 +130,69 @@ def test_nothing_waits_behind_a_training() -> None:
 
     asyncio.run(play())
     assert len(second.done) == 10
+
+
+def of_each(seconds: Callable[[Task], float | None]) -> Callable[[Any], float | None]:
+    """Seconds of an item, or of several in one batch."""
+
+    def of(item: Any) -> float | None:
+        found = [seconds(task) for task in item] if isinstance(item, tuple) else [seconds(item)]
+        return None if None in found else max(each for each in found if each is not None)
+
+    return of
+
+
+def test_small_items_of_several_trials_share_a_batch() -> None:
+    worker = StandIn(of_each(lambda task: 0.01))
+
+    async def play() -> tuple[list[Any], int]:
+        dispatcher = _Dispatcher([worker], together=128)
+        small = [dispatcher.call("measure", (Task(f"small-{n}"), None, list(range(40)))) for n in range(8)]
+        large = dispatcher.call("measure", (Task("large"), None, list(range(100))))
+        answers = await asyncio.gather(*small, large, dispatcher.call("judge", (Task("judged"), None, [])))
+        return answers, await dispatcher.faces()
+
+    answers, faces = asyncio.run(play())
+    assert faces == 8 * 40 + 100
+    shared = [sorted(task.key for task in item) for item in worker.done if isinstance(item, tuple)]
+    # Two begin alone, while the worker has room for them; of the rest three fit into a batch.
+    assert shared == [["small-2", "small-3", "small-4"], ["small-5", "small-6", "small-7"]]
+    assert len(worker.done) == 6
+    assert all(answer[0].answer.exception() is None for answer in answers)
+
+
+def test_what_kills_a_shared_batch_takes_nobody_with_it() -> None:
+    worker = StandIn(of_each(lambda task: None if task.key == "5" else 0.001))
+
+    async def play() -> list[Any]:
+        dispatcher = _Dispatcher([worker], together=100)
+        return await asyncio.gather(*(dispatcher.call("measure", (Task(str(n)), None, [0])) for n in range(8)))
+
+    answers = asyncio.run(play())
+    assert [answer[0].answer.exception() is None for answer in answers] == [n != 5 for n in range(8)]
+
+
+def test_when_one_of_a_shared_batch_fails_each_runs_alone_and_one_fails() -> None:
+    class Failing(StandIn):
+        async def _work(self) -> None:
+            while self._queue:
+                item, future = self._queue.pop(0)
+                await asyncio.sleep(0.001)
+                if "5" in [task.key for task in (item if isinstance(item, tuple) else [item])]:
+                    future.set_exception(ValueError("no such blur"))
+                else:
+                    future.set_result(item)
+
+    worker = Failing(lambda item: 0.0)
+
+    async def play() -> list[Any]:
+        dispatcher = _Dispatcher([worker], together=100)
+        return await asyncio.gather(*(dispatcher.call("measure", (Task(str(n)), None, [0])) for n in range(8)))
+
+    answers = asyncio.run(play())
+    assert [answer[0].answer.exception() is None for answer in answers] == [n != 5 for n in range(8)]
+    assert worker.calls.count("measure_together") == 1
+    assert worker.deaths == 0
 
 
 def test_an_item_waits_behind_a_fit_that_trains_nothing() -> None:
