@@ -158,6 +158,7 @@ def basis_of(config: SweepConfig, faces: Faces) -> dict[str, Any]:
         "roles": shares_of(run),
         "protocol": _protocol_basis(run),
         "ladder": [run.rungs, run.eta] if run.rungs > 1 else [],
+        **_precision_of(run),
     }
 
 
@@ -174,6 +175,7 @@ def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
             "roles": shares_of(run),
             "protocol": _protocol_basis(run),
             "ladder": [run.rungs, run.eta] if run.rungs > 1 else [],
+            **_precision_of(run),
         },
         means={
             "code": code_files(),
@@ -183,6 +185,11 @@ def identity_of(config: SweepConfig, source: Source, zoo: Zoo) -> Identity:
             "libraries": _libraries(),
         },
     )
+
+
+def _precision_of(run: RunSettings) -> dict[str, str]:
+    """Only what is not the default: what was recorded before there was a choice stays as it is."""
+    return {} if run.measure_precision == "float32" else {"precision": run.measure_precision}
 
 
 def _protocol_basis(run: RunSettings) -> dict[str, Any]:

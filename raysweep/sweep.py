@@ -58,6 +58,8 @@ from raysweep.tracking.text import plain
 
 __all__ = ["Parts", "SweepResult", "tune"]
 
+NO_GPU = "measure_precision = 'float16' is for workers with a GPU, and there is none: leave it out"
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -122,6 +124,8 @@ def tune(
     run, space = config.run, config.space
     if run.gpus is not None and (run.engine != "ray" or address is None):
         raise ConfigError(f"gpus={run.gpus} waits for machines of a cluster: give its --address, or leave it out")
+    if run.measure_precision != "float32" and address is None and not _gpu_here():
+        raise ConfigError(NO_GPU)
     protocol_of(run).make_attackers()
     name = config.data or "synthetic"
     info = SweepInfo(
@@ -322,6 +326,11 @@ class _Driver:
         run, space = self._config.run, self._config.space
         plan = self._plan(workers)
         with self._pool(plan, workers) as pool:
+            tuned = pool.result(pool.call("tuned"))
+            if run.measure_precision != "float32" and not tuned:
+                raise ConfigError(NO_GPU)
+            for name, how in tuned.items():
+                self._view.note(f"{name}: {how}")
             self.info = replace(self.info, clear=pool.result(pool.call("clear_summary")))
             self._view.update(self.info)
             self._sink.info = self.info
@@ -424,6 +433,7 @@ class _Driver:
             threads=cpu_share(workers) if run.engine == "ray" else os.cpu_count() or 1,
             states=str(self.info.run_folder.absolute()),
             ladder=Ladder(run.rungs, run.eta),
+            precision=run.measure_precision,
         )
 
     @contextmanager
@@ -598,6 +608,12 @@ class _Driver:
         table = self._faces.references.faces.table
         evaluated = table.identity[table.rows("E")]
         return {"identities": len(np.unique(evaluated[evaluated >= 0])), "images": sum(map(len, chunks))}
+
+
+def _gpu_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def untrained_setting(arm: Arm) -> dict[str, Value]:

@@ -69,6 +69,10 @@ class StubWorker:
         """Proof that it has started."""
         return {}
 
+    def tuned(self) -> dict[str, str]:
+        """There is nothing to tune."""
+        return {}
+
     def clear_summary(self) -> dict[str, Any]:
         """Nothing is known of clear faces."""
         return {}

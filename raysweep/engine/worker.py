@@ -13,8 +13,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from raysweep.attackers.base import CLEAR_EXTRA, Attacker
 from raysweep.attackers.pixels import Darkroom, Extra, askers
 from raysweep.engine.appearance import Appearance
 from raysweep.engine.batching import BatchSizes
+from raysweep.engine.chunks import best_chunk, chunk_rate
 from raysweep.engine.controls import ControlStore
 from raysweep.engine.evidence import SHEET
 from raysweep.engine.record import Outcome, TrialTask
@@ -33,8 +35,10 @@ from raysweep.engine.references import References, ReferenceStore, take_faces
 from raysweep.engine.states import StateStore
 from raysweep.errors import StoreError, TrialError
 from raysweep.metrics.realism import psnr, ssim
+from raysweep.models.embedders import CropEmbedder, TorchEmbedder
 from raysweep.models.zoo import Zoo
 from raysweep.objective import Protocol, Referee
+from raysweep.preprocess.frame import extract
 from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FaceTable, FloatArray, IntArray, Measurements
 from raysweep.search.fidelity import Ladder
 from raysweep.search.parameters import Value
@@ -60,10 +64,11 @@ class WorkerPlan:
         zoo: weights at hand for this kind of faces.
         dataset, seed, shares, need_privacy: how identities are given roles, see `data.roles.face_table`.
         protocol: of the referee.
-        batch_size: faces per forward pass.
+        batch_size: faces per forward pass at most.
         threads: CPU threads of this worker.
         states: run folder in which to keep what trials learn, see `engine.states`; empty for nowhere.
         ladder: rungs on which a trial may be judged before it is run in full.
+        precision: of the recognisers on a GPU; `float16` for those written in torch whose answers it does not change.
     """
 
     references: str
@@ -77,6 +82,7 @@ class WorkerPlan:
     threads: int
     states: str = ""
     ladder: Ladder = field(default_factory=Ladder)
+    precision: Literal["float32", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,16 @@ class TrialWorker:
         self._askers = askers(plan.protocol.make_attackers())
         store = ControlStore(Path(plan.references))
         self._clear = clear
+        self._tuned = self._tune(store) if self.device.type == "cuda" else {}
         self.referee = Referee(table, self._with_clear_extras(clear, store), plan.protocol, store.get)
 
     def ready(self) -> dict[str, Any]:
         """What this worker holds (also: proof that it has started)."""
         return {"device": str(self.device), "rows": len(self.rows)}
+
+    def tuned(self) -> dict[str, str]:
+        """How recognisers are run on a GPU, by name; empty without one."""
+        return self._tuned
 
     def clear_summary(self) -> dict[str, Any]:
         """Metrics of the clear faces, to be shown beside the front."""
@@ -301,6 +312,30 @@ class TrialWorker:
         with torch.inference_mode():
             image = self._load(task, fitted).anonymize(self._batch(rows, task.seed))
         return {SHEET: image.permute(0, 2, 3, 1).cpu().numpy()}
+
+    def _tune(self, store: ControlStore) -> dict[str, str]:
+        """Find out how many faces at a time, and at which precision, suit the device: once for all workers, whose answers are then the same."""
+        images, frame = self._crops(self.rows[: self.plan.batch_size]), self.references.faces.frame
+        found = {}
+        for model in self._embedders:
+            if not isinstance(model, CropEmbedder):
+                continue
+            device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+            asked = [self._zoo.found[model.name].sha256, model.provider, device, self.plan.batch_size]
+            words = []
+            if self.plan.precision == "float16" and isinstance(model, TorchEmbedder):
+                cosine = model.use_half(images, frame)
+                words.append(f"{model.precision} precision (smallest cosine to single precision {cosine:.5f})")
+                asked.append(model.precision)
+            crops = extract(images, frame, model.input.region, model.input.size)
+
+            def measure(model: CropEmbedder = model, crops: torch.Tensor = crops) -> dict[str, Any]:
+                return {"chunk": np.array([best_chunk(partial(chunk_rate, model, crops), self.plan.batch_size)])}
+
+            digest = hashlib.sha256(json.dumps(["chunk", *asked]).encode()).hexdigest()
+            model.chunk = int(store.get(digest[:32], measure)["chunk"][0])
+            found[model.name] = ", ".join([f"{model.chunk} faces at a time", *words])
+        return found
 
     def _get_teachers(self) -> Teachers:
         from raysweep.models.teachers import check_lineage, teachers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
 
     from raysweep.models.zoo import Found
 
-__all__ = ["CropEmbedder", "OnnxEmbedder", "TorchEmbedder", "load_embedder", "load_network", "unit_rows"]
+__all__ = [
+    "LEAST_COSINE",
+    "CropEmbedder",
+    "OnnxEmbedder",
+    "TorchEmbedder",
+    "load_embedder",
+    "load_network",
+    "unit_rows",
+]
+
+LEAST_COSINE = 0.999
+"""Between two answers to a face that count as the same."""
 
 
 def unit_rows(rows: npt.ArrayLike) -> FloatArray:
@@ -151,13 +163,39 @@ class TorchEmbedder(CropEmbedder):
                 f"{found.path}: its output is {tuple(answer.shape)}, the entry {entry.name} says (n, {entry.output.dim})"
             )
         self.dim = int(answer.shape[1])
+        self._half: nn.Module | None = None
 
     def _run(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():
-            answer: npt.NDArray[np.float32] = self.network(batch).float().cpu().numpy()
+            rows = self.network(batch) if self._half is None else self._half(batch.half())
+            answer: npt.NDArray[np.float32] = rows.float().cpu().numpy()
         return answer
+
+    @property
+    def precision(self) -> str:
+        """Of `embed`: `single` or `half`."""
+        return "single" if self._half is None else "half"
+
+    def use_half(self, images: torch.Tensor, frame: Frame) -> float:
+        """Embed in half precision from now on, if that changes no embedding of some faces by more than `LEAST_COSINE`.
+
+        What learns from the network (`differentiable`) keeps single precision.
+
+        Args:
+            images: (n, 3, S, S) uint8 RGB crops in `frame`, n >= 1.
+
+        Returns:
+            The smallest cosine between the embeddings of a face in half and in single precision; it stays with single precision where
+            that is below `LEAST_COSINE` or not a number.
+        """
+        full = self.embed(images, frame)
+        self._half = copy.deepcopy(self.network).half()
+        cosine = float((full * self.embed(images, frame)).sum(axis=1).min())
+        if not cosine >= LEAST_COSINE:
+            self._half = None
+        return cosine
 
     def differentiable(self, frame: Frame) -> Callable[[torch.Tensor], torch.Tensor]:
         """(n, 3, S, S) float crops in [0, 1] in `frame` -> (n, D) of length 1, with gradients to the crops."""
@@ -203,8 +241,8 @@ def check_answer(found: Found, answer: FloatArray) -> None:
     given = answer[: len(stored)].astype(np.float64)
     length = float(np.linalg.norm(given)) * float(np.linalg.norm(stored))
     cosine = float(given @ stored) / max(length, 1e-12)
-    if len(given) != len(stored) or cosine < 0.999:
+    if len(given) != len(stored) or cosine < LEAST_COSINE:
         raise ModelError(
-            f"{found.path}: {found.name} gives another answer to the probe image than it should (cosine {cosine:.4f}, wanted 0.999): "
+            f"{found.path}: {found.name} gives another answer to the probe image than it should (cosine {cosine:.4f}, wanted {LEAST_COSINE}): "
             "other weights, or a wrong input specification (size, colour, mean, std, region)"
         )

@@ -149,6 +149,9 @@ class StubWorker:
     def __init__(self, plan: Any) -> None:
         self.plan = plan
 
+    def tuned(self) -> dict[str, str]:
+        return {}
+
     def clear_summary(self) -> dict[str, Any]:
         return {}
 

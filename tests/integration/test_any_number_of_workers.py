@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raysweep.bench.drawn import drawn_faces, own_cache, worker_plan
+from raysweep.engine.controls import ControlStore
 from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.worker import TrialWorker, WorkerPlan
+from raysweep.models.embedders import LEAST_COSINE
 from raysweep.schema import IntArray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -66,6 +69,27 @@ def test_the_same_numbers(
         print(
             f"{anonymizer}, {workers} workers, batches of {batch}: {len(alone.metrics)} metrics, largest difference {worst:.1e}"
         )
+
+
+def test_how_recognisers_are_run_is_found_once_for_all_workers(prepared: tuple[WorkerPlan, IntArray]) -> None:
+    """What a worker does on a GPU, here on the processor."""
+    plan, rows = prepared
+    first, second = (TrialWorker(replace(plan, batch_size=32, precision="float16")) for _ in range(2))
+    assert first.tuned() == {}, "on a processor nothing is measured"
+    before = {
+        model.name: model.embed(first._crops(rows[:8]), first.references.faces.frame) for model in first._embedders
+    }
+    store = ControlStore(Path(plan.references))
+    found = first._tune(store)
+    assert found.keys() == before.keys()
+    assert second._tune(ControlStore(Path(plan.references))) == found
+    assert [model.chunk for model in first._embedders] == [model.chunk for model in second._embedders]  # type: ignore[attr-defined]
+    for name, how in found.items():
+        assert "faces at a time" in how
+        assert "half precision" in how or "single precision (" in how, name
+    for model in first._embedders:
+        after = model.embed(first._crops(rows[:8]), first.references.faces.frame)
+        assert (after * before[model.name]).sum(axis=1).min() >= LEAST_COSINE
 
 
 def test_trials_that_share_batches_find_what_each_finds_alone(prepared: tuple[WorkerPlan, IntArray]) -> None:

@@ -17,7 +17,7 @@ from raysweep.anonymizers.base import Teachers
 from raysweep.errors import ModelError
 from raysweep.models.architectures import build
 from raysweep.models.base import InputSpec
-from raysweep.models.embedders import TorchEmbedder, check_answer, load_embedder, unit_rows
+from raysweep.models.embedders import LEAST_COSINE, TorchEmbedder, check_answer, load_embedder, unit_rows
 from raysweep.models.expression import TorchExpression, class_order, load_expression, to_probabilities
 from raysweep.models.inputs import CHUNK, PROBE_FRAME, network_input, normalise, probe
 from raysweep.models.measure import measure
@@ -202,6 +202,37 @@ class TestTorchAdapters:
 
     def faces(self, n: int = 3) -> torch.Tensor:
         return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (n, 3, 128, 128), dtype=np.uint8))
+
+    def test_half_precision_is_used_where_it_changes_no_answer(
+        self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
+    ) -> None:
+        embedder = load_embedder(make_found(torch_files[0], format="safetensors", input=INPUT))
+        assert isinstance(embedder, TorchEmbedder)
+        faces = self.faces()
+        full = embedder.embed(faces, self.frame)
+        cosine = embedder.use_half(faces, self.frame)
+        assert LEAST_COSINE <= cosine < 1 + 1e-6
+        assert embedder.precision == "half"
+        half = embedder.embed(faces, self.frame)
+        assert (full * half).sum(axis=1).min() >= LEAST_COSINE
+        assert not np.array_equal(full, half)
+        images = (faces.float() / 255).requires_grad_()
+        assert embedder.differentiable(self.frame)(images).dtype == torch.float32
+
+    def test_single_precision_is_kept_where_half_would_change_the_answers(
+        self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
+    ) -> None:
+        embedder = load_embedder(make_found(torch_files[0], format="safetensors", input=INPUT))
+        assert isinstance(embedder, TorchEmbedder)
+        faces = self.faces()
+        with torch.no_grad():  # beyond what half precision holds: its sums overflow
+            for weights in embedder.network.parameters():
+                weights.mul_(1e3)
+        full = embedder.embed(faces, self.frame)
+        assert np.isfinite(full).all()
+        assert not embedder.use_half(faces, self.frame) >= LEAST_COSINE
+        assert embedder.precision == "single"
+        np.testing.assert_array_equal(embedder.embed(faces, self.frame), full)
 
     def test_gradients_reach_the_crops_and_values_agree(
         self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
