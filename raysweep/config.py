@@ -61,7 +61,7 @@ class RunSettings(BaseModel):
         1,
         ge=1,
         le=8,
-        description="rungs of successive halving: shares of the people eta^-(rungs-1) ... 1; 1 runs every trial in full",
+        description="rungs of successive halving: shares of the people and of the training eta^-(rungs-1) ... 1; 1 runs every trial in full",
     )
     eta: int = Field(3, ge=2, le=10, description="one in eta trials climbs to the next rung")
     engine: Literal["ray", "local"] = Field("ray", description="worker pool on Ray, or one worker in this process")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from raysweep import pipeline
+from raysweep.anonymizers.registry import trains_in_stages
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.data.shards import is_shard_set, open_shards, write_shards
 from raysweep.data.source import Source
@@ -451,6 +452,8 @@ def _arm(
         measure_s=_span([item.measure_s for item in own], trials),
         extras_s=_span(extras, trials),
         state_bytes=max(item.state_bytes for item in own),
+        fixed_s=_span([item.fixed_s for item in own], trials),
+        staged=float(np.mean([trains_in_stages(name, setting) for setting in settings])),
     )
 
 

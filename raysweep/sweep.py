@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from raysweep.anonymizers.registry import trains_in_stages
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
 from raysweep.engine.faults import fault_point
@@ -514,14 +515,16 @@ class _Driver:
     def _task(self, proposal: Proposal) -> TrialTask:
         from raysweep.anonymizers.registry import get_anonymizer
 
+        run = self._config.run
         return TrialTask(
             key=self.key_of(proposal.anonymizer, proposal.setting, proposal.repeat),
             number=proposal.number,
             anonymizer=proposal.anonymizer,
             setting=proposal.setting,
-            seed=self._config.run.seed + proposal.repeat,
-            extras=protocol_of(self._config.run).extras,
+            seed=run.seed + proposal.repeat,
+            extras=protocol_of(run).extras,
             trains=get_anonymizer(proposal.anonymizer, allow_file=True).trains,
+            staged=run.rungs > 1 and trains_in_stages(proposal.anonymizer, proposal.setting),
         )
 
     def _wanted_controls(self) -> Iterator[tuple[str, str, str, dict[str, Value]]]:

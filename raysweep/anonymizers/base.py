@@ -48,6 +48,8 @@ class FitContext:
         device: where to compute.
         seed: of the trial.
         report: called with plain numbers while training (step, losses), for the live view and the tracker.
+        share: of its training that must be done when `fit` returns; below 1 only where `resumable_steps` are above 0.
+        earlier: what `fit` returned at a smaller share, to go on from; None at the start.
     """
 
     background: AlignedFaces
@@ -56,6 +58,12 @@ class FitContext:
     device: torch.device
     seed: int
     report: Callable[[Mapping[str, float]], None]
+    share: float = 1.0
+    earlier: State | None = None
+
+    def until(self, steps: int) -> int:
+        """How many of `steps` must be done when `fit` returns; at least one of them."""
+        return steps if self.share >= 1.0 else min(steps, max(1, round(self.share * steps)))
 
 
 class Anonymizer(ABC):
@@ -148,6 +156,15 @@ class Anonymizer(ABC):
                 f"use_weights() what Zoo.generator({family!r}) finds"
             )
         return weights[family]
+
+    def resumable_steps(self) -> int:
+        """How many steps this setting's training has, where `fit` can stop between two of them and go on later; 0 (the default) where it cannot.
+
+        Such a `fit` does `context.until(steps)` of them and returns tensors that `load` can use; at a share below 1 they also hold all that
+        going on from there needs, even when no step is left. Called again with these as `context.earlier` it ends as if it had never stopped: the same tensors, and in
+        all the same reports. A search then stops what stands low after a part of its training.
+        """
+        return 0
 
     def fit(self, context: FitContext) -> State:
         """Learn what `anonymize` needs; nothing by default."""

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -20,8 +20,9 @@ from types import ModuleType
 from raysweep.anonymizers.base import Anonymizer
 from raysweep.entry_points import entry_points
 from raysweep.errors import ConfigError, nearest
+from raysweep.search.parameters import Value
 
-__all__ = ["GROUP", "Listing", "get_anonymizer", "list_anonymizers", "register_anonymizer"]
+__all__ = ["GROUP", "Listing", "get_anonymizer", "list_anonymizers", "register_anonymizer", "trains_in_stages"]
 
 GROUP = "raysweep.anonymizers"
 """The entry-point group of plug-ins."""
@@ -123,6 +124,22 @@ def get_anonymizer(name: str, allow_file: bool = False) -> type[Anonymizer]:
         return _from_entry_point(plugins[0])
     known = sorted({entry.name for entry in list_anonymizers()})
     raise ConfigError(f"unknown anonymizer {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def trains_in_stages(name: str, setting: Mapping[str, Value]) -> bool:
+    """Whether the training of a setting can be divided among the rungs of a search; not where it only loads what was trained before.
+
+    Args:
+        name: of an anonymizer, or a file that the user named.
+        setting: of one trial.
+
+    >>> trains_in_stages("ganonymization", {"steps": 100}), trains_in_stages("ganonymization", {"steps": 0})
+    (True, False)
+    """
+    try:
+        return get_anonymizer(name, allow_file=True)(**setting).resumable_steps() > 0
+    except Exception:  # an anonymizer is anybody's code: what is wrong with a setting is the reason why its trial fails
+        return False
 
 
 def _target(cls: type) -> str:

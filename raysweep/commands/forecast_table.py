@@ -82,6 +82,7 @@ def size_words(size: float) -> str:
 
 def _rungs(outlook: Outlook) -> RenderableType:
     work = outlook.work
+    staged = any(arm.staged for arm in outlook.rates.arms)
     rows = [
         (
             f"{number + 1}",
@@ -91,7 +92,8 @@ def _rungs(outlook: Outlook) -> RenderableType:
         )
         for number, share in enumerate(work.ladder.shares)
     ]
-    return plain_table("rungs", ("rung", "of the people", "faces", "trials expected"), rows)
+    share = "of the people" + (" and of the training" if staged else "")
+    return plain_table("rungs", ("rung", share, "faces", "trials expected"), rows)
 
 
 def _disk(disk: Mapping[str, float], prepared: bool) -> Sequence[tuple[str, str, str]]:

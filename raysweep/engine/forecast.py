@@ -2,12 +2,16 @@
 
     seconds = start + prepare + makespan(sum over trials and rungs of fit + rows x (anonymize + measure) + judge, on w workers)
 
+A training that is divided among the rungs costs each trial the steps of the rungs that it reaches and, on each of them, what `fit` costs
+whatever the steps; its faces are drawn and measured anew on each.
+
 Nothing is measured here (`engine.calibration` does that) and nothing is built in: no rate, no price. The forecast ends where a run's own clock
 ends, when the last trial is recorded; the report and the tracker follow within seconds.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -70,6 +74,8 @@ class ArmRates:
         anonymize_s, measure_s: per row.
         extras_s: per trial, attackers that need pixels.
         state_bytes: that a trial on the front keeps.
+        fixed_s: the part of `fit_s` that does not depend on the steps.
+        staged: share of its trials whose training is divided among the rungs.
     """
 
     anonymizer: str
@@ -80,6 +86,27 @@ class ArmRates:
     measure_s: Span
     extras_s: Span = NOTHING
     state_bytes: int = 0
+    fixed_s: Span = NOTHING
+    staged: float = 0.0
+
+    def fit(self, reached: Sequence[float], ladder: Ladder) -> Span:
+        """Of all trials of which so many reach each rung."""
+        begun = [0.0, *ladder.shares]
+        steps = sum(
+            number * (now - begun[place])
+            for place, (number, now) in enumerate(zip(reached, ladder.shares, strict=True))
+        )
+        return (
+            self.fit_s.times((1 - self.staged) * reached[0])
+            + self.fit_s.times(self.staged * steps)
+            + self.fixed_s.times(self.staged * (sum(reached) - steps))
+        )
+
+    def rows(self, reached: Sequence[float], rows: Sequence[int]) -> float:
+        """That are measured of all trials of which so many reach each rung, with so many new rows on it."""
+        once = sum(number * new for number, new in zip(reached, rows, strict=True))
+        anew = sum(number * all_ for number, all_ in zip(reached, itertools.accumulate(rows), strict=True))
+        return (1 - self.staged) * once + self.staged * anew
 
 
 @dataclass(frozen=True)
@@ -238,13 +265,13 @@ def _stages(work: Scope, rates: Rates, rungs: Sequence[float]) -> dict[str, Span
     """Seconds on the clock of each stage of the trials: their worker seconds, and their share of what the last trials leave idle."""
     controls, full = rates.controls, sum(work.rows)
     fit = anonymize = extras = NOTHING
-    measured = sum(reached * rows for reached, rows in zip(rungs, work.rows, strict=True))
     finished = rungs[-1]
     planned = sum(arm.trials for arm in rates.arms)
     look = NOTHING
     for arm in rates.arms:
         share = arm.trials / planned
-        fit += arm.fit_s.times(arm.trials)
+        measured = arm.rows(rungs, work.rows)
+        fit += arm.fit([share * reached for reached in rungs], work.ladder)
         anonymize += arm.anonymize_s.times(share * measured)
         look += arm.measure_s.times(share * (measured + controls * full))
         extras += arm.extras_s.times(share * (finished + controls))
@@ -269,9 +296,12 @@ def _stages(work: Scope, rates: Rates, rungs: Sequence[float]) -> dict[str, Span
 def _longest(work: Scope, rates: Rates) -> Span:
     """What follows one another in the longest trial: fit, one item on each worker, judge."""
     shared = max(1, min(work.workers, work.items))
-    rows = sum(work.rows) / shared
+    whole = [1.0] * work.ladder.rungs
     chains = [
-        arm.fit_s + (arm.anonymize_s + arm.measure_s).times(rows) + arm.extras_s + rates.judge_s[-1]
+        arm.fit(whole, work.ladder)
+        + (arm.anonymize_s + arm.measure_s).times(arm.rows(whole, work.rows) / shared)
+        + arm.extras_s
+        + rates.judge_s[-1]
         for arm in rates.arms
     ]
     return max(chains, key=lambda chain: chain.value)

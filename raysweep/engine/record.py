@@ -29,6 +29,7 @@ class TrialTask:
         seed: of training and of whatever an anonymizer draws.
         extras: what attackers need pixels for, see `AttackView.extra`.
         trains: its fit may take long, so that nothing should wait behind it.
+        staged: its training is divided among the rungs, see `Anonymizer.resumable_steps`.
     """
 
     key: str
@@ -39,6 +40,7 @@ class TrialTask:
     control: str = ""
     extras: tuple[str, ...] = ()
     trains: bool = True
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class Work:
     def whole(self) -> Work:
         """The same rows at full fidelity at once."""
         return Work([*itertools.chain.from_iterable(self.rungs), *self.chunks], fidelity=self.fidelity)
+
+    @property
+    def anew(self) -> Work:
+        """The same for what is measured again on each rung: its chunks and those of the rungs below it."""
+        rungs = [list(itertools.chain.from_iterable(self.rungs[: number + 1])) for number in range(len(self.rungs))]
+        return Work(self.whole.chunks, rungs, self.fidelity)
 
 
 @dataclass(frozen=True)
@@ -87,14 +95,14 @@ class TrialRecord:
         fidelity: for example {"identities": 40, "steps": 150}.
         state: `failed` carries a reason and no metrics; `stopped` was discarded on a rung below full fidelity and has none either: what
             was found there, an upper estimate of privacy, stands in `rungs`.
-        rungs: what was found on each rung below full fidelity: `identities`, `images`, `wall` seconds since the start, `privacy`,
-            `utility` and their upper ends `privacy_hi`, `utility_hi` where they are ok.
+        rungs: what was found on each rung below full fidelity: `identities`, `images`, `steps` of training where it is divided among the
+            rungs, `wall` seconds since the start, `privacy`, `utility` and their upper ends `privacy_hi`, `utility_hi` where they are ok.
         reason: why it failed, one line.
         metrics: by name; `privacy` and `utility` are the two objectives, further ones are grouped with a slash
             (`privacy/naive`, `utility/match`, `realism/ssim`, ...).
         attackers: rows of the attacker table: attacker, embedder, rank-1 on S and E, clear control, advantage, status, reason.
         curves: per name, values by step (training losses).
-        seconds: per stage, worker seconds (fit, anonymize, embed, express, realism, judge) and `wall`.
+        seconds: per stage, worker seconds on all rungs (fit, anonymize, embed, express, realism, judge) and `wall`.
         control: empty for a proposed trial; `identity`, `blackout` or `untrained` for a control row, which never enters the front.
         notes: what else the anonymizer says of itself, for example whether the 1/k guarantee of k-Same holds.
         ended_at: wall clock, seconds since the epoch (a stamp only; durations are in `seconds`).

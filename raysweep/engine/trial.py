@@ -79,15 +79,21 @@ class _Climb:
         self._task, self._work, self._stamp = task, work, stamp
         self._started = time.perf_counter()
         self._passed: list[dict[str, float]] = []
+        self._spent: dict[str, float] = {}
 
     def records(self, pool: Pool) -> Iterator[TrialRecord]:
-        """All steps; rungs that were told already are measured and not told again."""
-        task = self._task
-        # Each step waits for the one before, so that no worker sits waiting for another worker's result.
-        fitted = pool.call("fit", task)
-        pool.wait([fitted])
+        """All steps; rungs that were told already are measured and not told again.
+
+        What is trained in full before the first rung is measured once: the parts of a rung count on the next one. What goes on training
+        from rung to rung draws other faces on each, and all of them are measured anew.
+        """
+        task, staged = self._task, self._task.staged
+        work = self._work.anew if staged else self._work
+        fitted = None if staged else self._fit(pool)
         parts: list[Any] = []
-        for rung, new in enumerate(self._work.rungs):
+        for rung, new in enumerate(work.rungs):
+            if staged:
+                fitted, parts = self._fit(pool, rung, fitted), []
             parts += [pool.call("measure", task, fitted, rows) for rows in new]
             pool.wait(parts)
             if rung < len(self._passed):
@@ -95,16 +101,33 @@ class _Climb:
             found: Outcome = pool.result(pool.call("judge_rung", task, fitted, parts, rung))
             self._passed.append(_passed(found, self._seconds()))
             yield self._record(replace(found, metrics={}, attackers=(), evidence={}), "stopped")
-        parts += [pool.call("measure", task, fitted, rows) for rows in self._work.chunks]
+            self._spend(found.seconds)
+        if staged:
+            fitted, parts = self._fit(pool, None, fitted), []
+        parts += [pool.call("measure", task, fitted, rows) for rows in work.chunks]
         extras = [pool.call("develop", task, fitted, name) for name in task.extras]
         pool.wait([*parts, *extras])
         yield self._record(pool.result(pool.call("judge", task, fitted, parts, extras)), "complete")
 
+    def _fit(self, pool: Pool, *stage: Any) -> Any:
+        """Each step waits for the one before, so that no worker sits waiting for another worker's result."""
+        fitted = pool.call("fit", self._task, *stage)
+        pool.wait([fitted])
+        return fitted
+
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
 
+    def _spend(self, seconds: Mapping[str, float]) -> None:
+        """Keep what the outcomes of higher rungs do not tell of a lower one: the attack there, and what is measured anew."""
+        for stage, value in seconds.items():
+            if stage == "judge" or (self._task.staged and stage != "fit"):
+                self._spent[stage] = self._spent.get(stage, 0.0) + value
+
     def _record(self, outcome: Outcome, state: Literal["complete", "stopped"]) -> TrialRecord:
-        task, seconds = self._task, {**outcome.seconds, "wall": self._seconds()}
+        task = self._task
+        seconds = {stage: value + self._spent.get(stage, 0.0) for stage, value in outcome.seconds.items()}
+        seconds["wall"] = self._seconds()
         record = TrialRecord(
             key=task.key,
             number=task.number,

@@ -87,11 +87,19 @@ class WorkerPlan:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` learned, with training curves and seconds."""
+    """What `fit` learned, with training curves and seconds, those of earlier stages included.
+
+    Attributes:
+        state, curves, seconds: of the anonymizer.
+        share: of its training.
+        steps: that were done, where it is trained in stages.
+    """
 
     state: State
     curves: Mapping[str, tuple[float, ...]]
     seconds: Mapping[str, float]
+    share: float = 1.0
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class TrialWorker:
         clear = replace(take_measurements(self.references.clear, self.rows), features=features, realism=detected)
         self._position = {int(row): index for index, row in enumerate(self.rows)}
         self._teachers: Teachers | None = None
-        self._loaded: OrderedDict[str, Anonymizer] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, float], Anonymizer] = OrderedDict()
         self._sizes = BatchSizes(plan.batch_size)
         self._rungs: dict[int, tuple[IntArray, Referee]] = {}
         self._askers = askers(plan.protocol.make_attackers())
@@ -164,14 +172,19 @@ class TrialWorker:
         return self.referee.common_evidence()
 
     # ------------------------------------------------------------ work items
-    def fit(self, task: TrialTask) -> Fitted:
-        """Let the anonymizer learn what it needs.
+    def fit(self, task: TrialTask, rung: int | None = None, earlier: Fitted | None = None) -> Fitted:
+        """Let the anonymizer learn what it needs, or as much of it as belongs to a rung.
+
+        Args:
+            task: of the trial; with a rung, one that is trained in stages.
+            rung: below full fidelity; None: all that is left to learn.
+            earlier: of the rung before, to go on from.
 
         Raises:
             TrialError: with the reason; configuration errors keep their own type.
         """
         started = time.perf_counter()
-        curves: dict[str, list[float]] = {}
+        curves = {} if earlier is None else {name: list(values) for name, values in earlier.curves.items()}
 
         def report(numbers: Mapping[str, float]) -> None:
             for name, value in numbers.items():
@@ -187,6 +200,8 @@ class TrialWorker:
             device=self.device,
             seed=task.seed,
             report=report,
+            share=1.0 if rung is None else self.plan.ladder.shares[rung],
+            earlier=None if earlier is None else earlier.state,
         )
         state = anonymizer.fit(context)
         for name, values in curves.items():
@@ -194,13 +209,15 @@ class TrialWorker:
                 raise TrialError(
                     f"training diverged: {name} is not finite; a smaller learning_rate or loss weight may help"
                 )
-        if self.plan.states and not task.control and anonymizer.releases == "per_image":
+        if rung is None and self.plan.states and not task.control and anonymizer.releases == "per_image":
             with suppress(StoreError):  # what is not kept can be learned again; a full disk stops the ledger anyway
                 StateStore(Path(self.plan.states)).write(task.key, state)
         return Fitted(
             state={name: tensor.detach().cpu() for name, tensor in state.items()},
             curves={name: tuple(values) for name, values in curves.items()},
-            seconds={"fit": time.perf_counter() - started},
+            seconds={"fit": time.perf_counter() - started + (0.0 if earlier is None else earlier.seconds["fit"])},
+            share=context.share,
+            steps=context.until(anonymizer.resumable_steps()) if task.staged else None,
         )
 
     def measure(self, task: TrialTask, fitted: Fitted, rows: IntArray) -> Measured:
@@ -286,7 +303,11 @@ class TrialWorker:
             curves=fitted.curves,
             seconds={**_sum_seconds(fitted, parts), "judge": time.perf_counter() - started},
             notes=parts[0].notes,
-            fidelity={"identities": len(np.unique(people[people >= 0])), "images": len(order)},
+            fidelity={
+                "identities": len(np.unique(people[people >= 0])),
+                "images": len(order),
+                **({} if fitted.steps is None else {"steps": fitted.steps}),
+            },
         )
 
     def _rung(self, rung: int) -> tuple[IntArray, Referee]:
@@ -438,11 +459,12 @@ class TrialWorker:
         return self._with_extras(clear, extras)
 
     def _load(self, task: TrialTask, fitted: Fitted) -> Anonymizer:
-        loaded = self._loaded.pop(task.key, None)
+        key = (task.key, fitted.share)  # the generator of an earlier rung draws other faces
+        loaded = self._loaded.pop(key, None)
         if loaded is None:
             loaded = self._make(task)
             loaded.load(fitted.state, self.device)
-        self._loaded[task.key] = loaded
+        self._loaded[key] = loaded
         while len(self._loaded) > LOADED_ANONYMIZERS:
             self._loaded.popitem(last=False)
         return loaded

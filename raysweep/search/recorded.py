@@ -5,6 +5,7 @@
 
 The first line scores each setting once in full and judges it again on the nested subsets of people that a search would have seen first:
 some forty minutes on one core. Real parameters are taken at `--steps` equally spaced values. Run again it goes on where it stopped.
+A setting that trains, and can stop and go on, is trained in stages and measured anew on each rung, as in a sweep.
 Attackers take all their epochs on every rung, where a sweep gives them a share: the table asks more seconds of a rung than a sweep does.
 The second line times a few settings of each method again, on a quiet machine.
 """
@@ -20,14 +21,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raysweep.anonymizers.registry import trains_in_stages
 from raysweep.errors import RaysweepError
 from raysweep.search.fidelity import Ladder
 from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
 from raysweep.search.space import Arm, Space, load_space
+
+if TYPE_CHECKING:
+    from raysweep.engine.record import TrialTask
+    from raysweep.engine.worker import Measured
+    from raysweep.objective import Referee
+    from raysweep.schema import IntArray
 
 __all__ = ["Recorder", "Scored", "grid_of", "main", "record", "retime"]
 
@@ -88,7 +96,7 @@ class Scored:
     Attributes:
         metrics: as judged there.
         seconds: of a processor, from the rung before; other jobs do not change these much.
-        whole: of a processor, from nothing straight to this rung.
+        whole: of a processor, from nothing straight to this rung (a training in stages included, which costs a little more than one in one go).
     """
 
     metrics: Mapping[str, Any]
@@ -134,6 +142,7 @@ class Recorder:
             protocol=protocol,
             batch_size=run.measure_batch,
             threads=torch.get_num_threads(),
+            ladder=ladder,
         )
         self._worker, self._seed = TrialWorker(plan), run.seed
         self._rows = scored_rows(faces.references.faces, protocol)
@@ -153,27 +162,50 @@ class Recorder:
     def score(self, name: str, setting: Mapping[str, Value], number: int = 0) -> list[Scored]:
         """What is found on each rung, and what it takes."""
         from raysweep.engine.record import TrialTask
-        from raysweep.engine.worker import concatenate, take_measurements
 
-        task = TrialTask(json.dumps(setting, sort_keys=True), number, name, setting, self._seed)
-        started = time.process_time()
-        fitted = self._worker.fit(task)
-        fit = time.process_time() - started
-        started = time.process_time()
-        measured = self._worker.measure(task, fitted, self._rows)
-        measure = time.process_time() - started
-        together = concatenate([measured.measurements])
+        staged = trains_in_stages(name, setting)
+        task = TrialTask(json.dumps(setting, sort_keys=True), number, name, setting, self._seed, staged=staged)
+        return self._in_stages(task) if staged else self._at_once(task)
+
+    def _at_once(self, task: TrialTask) -> list[Scored]:
+        """Learned and measured in full; every rung takes its rows of that."""
+        fitted, fit = _timed(self._worker.fit, task)
+        measured, measure = _timed(self._worker.measure, task, fitted, self._rows)
         found: list[Scored] = []
         before = 0
         for chosen, referee in zip(self._rungs, self._referees, strict=True):
-            started = time.process_time()
-            metrics = referee.judge(take_measurements(together, chosen)).metrics
-            judge = time.process_time() - started
+            metrics, judge = self._judge(referee, measured, chosen)
             row = measure / len(self._rows)
             climbed = (0.0 if before else fit) + row * (len(chosen) - before) + judge
             found.append(Scored(metrics, climbed, fit + row * len(chosen) + judge))
             before = len(chosen)
         return found
+
+    def _in_stages(self, task: TrialTask) -> list[Scored]:
+        """Learned further on each rung, and its rows measured anew."""
+        found: list[Scored] = []
+        fitted, learned = None, 0.0
+        for rung, (chosen, referee) in enumerate(zip(self._rungs, self._referees, strict=True)):
+            last = rung + 1 == len(self._rungs)
+            fitted, fit = _timed(self._worker.fit, task, None if last else rung, fitted)
+            learned += fit
+            measured, measure = _timed(self._worker.measure, task, fitted, self._rows[chosen])
+            metrics, judge = self._judge(referee, measured, np.arange(len(chosen)))
+            found.append(Scored(metrics, fit + measure + judge, learned + measure + judge))
+        return found
+
+    def _judge(self, referee: Referee, measured: Measured, chosen: IntArray) -> tuple[Mapping[str, Any], float]:
+        """Metrics of some of the measured rows, and seconds of a processor."""
+        from raysweep.engine.worker import take_measurements
+
+        judgement, seconds = _timed(referee.judge, take_measurements(measured.measurements, chosen))
+        return judgement.metrics, seconds
+
+
+def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What it returns, and seconds of a processor."""
+    started = time.process_time()
+    return work(*arguments), time.process_time() - started
 
 
 def record(recorder: Recorder, wanted: Sequence[Setting], eta: int, out: Path, say: Callable[[str], None]) -> None:

@@ -187,6 +187,7 @@ class _ProposerSearch(Searcher):  # type: ignore[misc]
                 "seed": task.seed,
                 "extras": list(task.extras),
                 "trains": task.trains,
+                "staged": task.staged,
             }
         }
 

@@ -272,6 +272,33 @@ class AnonymizerContract:
         assert torch.equal(again.anonymize(batch), first)
         assert torch.equal(torch.get_rng_state(), before)
 
+    def test_training_in_stages_is_training_at_once(
+        self,
+        anonymizer_class: type[Anonymizer],
+        setting: Mapping[str, Value],
+        context: FitContext,
+        batch: FaceBatch,
+        state: State,
+        ready: Anonymizer,
+        device: torch.device,
+    ) -> None:
+        """Stopped half-way and gone on with by another instance: the same state, nothing left over; what there is half-way draws already."""
+        if not anonymizer_class(**setting).resumable_steps():
+            pytest.skip("this setting is not trained in stages")
+        half = anonymizer_class(**setting).fit(dataclasses.replace(context, share=0.5))
+        assert all(isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in half.values())
+        early = anonymizer_class(**setting)
+        early.load(half, device)
+        assert early.anonymize(batch).shape == batch.image.shape
+        copied = {name: tensor.clone() for name, tensor in half.items()}
+        whole = anonymizer_class(**setting).fit(dataclasses.replace(context, earlier=copied))
+        assert whole.keys() == state.keys(), "of what going on needs, nothing may stay when the training is over"
+        if device.type == "cpu":
+            assert all(torch.equal(whole[name], state[name]) for name in state)
+            late = anonymizer_class(**setting)
+            late.load(whole, device)
+            assert torch.equal(late.anonymize(batch), ready.anonymize(batch))
+
     def test_faces_without_extras(self, ready: Anonymizer, batch: FaceBatch) -> None:
         """Landmarks and mask may be missing when they are not in `needs`."""
         if "landmarks" in ready.needs or "mask" in ready.needs:

@@ -192,10 +192,13 @@ def stopped_text(record: TrialRecord) -> str:
     >>> from raysweep.engine.record import TrialRecord
     >>> stopped_text(TrialRecord("k", 0, "blur", {}, {}, "stopped", rungs=({"identities": 11.0, "privacy": 0.5, "utility": 0.2},)))
     'stopped at 11 people: P at most 0.50, U 0.20'
+    >>> stopped_text(TrialRecord("k", 0, "ganonymization", {}, {}, "stopped", rungs=({"identities": 11.0, "steps": 40.0},)))
+    'stopped at 11 people and 40 steps: no value'
     """
     found = record.rungs[-1] if record.rungs else {}
     values = [
         f"{words} {found[name]:.2f}" for name, words in (("privacy", "P at most"), ("utility", "U")) if name in found
     ]
     people = f" at {found['identities']:.0f} people" if "identities" in found else ""
-    return f"stopped{people}: {', '.join(values) or 'no value'}"
+    steps = f" and {found['steps']:.0f} steps" if people and "steps" in found else ""
+    return f"stopped{people}{steps}: {', '.join(values) or 'no value'}"

@@ -33,9 +33,11 @@ from raysweep.training.losses import (
     reconstruction_loss,
 )
 from raysweep.training.shipped import aligned_drawings, asset_path, make, read_shipped, write_shipped
-from raysweep.training.trainer import Batch, Update
+from raysweep.training.stages import go_on, pause
+from raysweep.training.trainer import Batch, Update, check_finite
 
 if TYPE_CHECKING:
+    from raysweep.anonymizers.base import State
     from raysweep.schema import AlignedFaces
 
 ExpressionLoss = Literal["none", "kd_logit", "feature"]
@@ -530,25 +532,43 @@ def train_ciagan(
     batch: int,
     seed: int,
     report: Callable[[Mapping[str, float]], None],
-) -> None:
-    """Rounds in one process: what a trial does, and the shipped weights were made with. All networks end in evaluation mode.
+    until: int | None = None,
+    earlier: State | None = None,
+) -> torch.Tensor | None:
+    """Rounds in one process, at once or in stages: what a trial does, and the shipped weights were made with. All networks end in evaluation mode.
 
     Args:
         trainer, examples: made for each other.
-        steps: rounds.
+        steps: rounds in all.
         batch: faces per update.
         seed: order and pairs of the faces: round k of a seed is always the same.
         report: gets `step` and the losses, every ten rounds and at the end.
+        until: stop when so many of the rounds are done, to go on later; None for all of them.
+        earlier: state of an anonymizer with what the stage before returned; None at the start.
+
+    Returns:
+        With `until`, what the next stage goes on from (see `raysweep.training.stages`); else None.
+
+    Raises:
+        TrialError: a stage ends with losses that are not finite.
+        ModelError: `earlier` is not of this training.
     """
     order = torch.Generator().manual_seed(seed)
-    for step in range(steps):
+    go_on(earlier, trainer, order)
+    numbers: Mapping[str, float] = {}
+    for step in range(trainer.done, steps if until is None else until):
         rows = torch.randint(len(examples), (batch,), generator=order)
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
         numbers = trainer.step(examples.batch(rows, random))
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == steps:
             report({"step": float(step + 1), **numbers})
+    paused = None
+    if until is not None:
+        check_finite(numbers, until)  # no report tells of the last rounds of a stage
+        paused = pause(trainer, order)
     for network in trainer.modules().values():
         network.eval()
+    return paused
 
 
 # ------------------------------------------------------------------ the shipped weights

@@ -19,12 +19,13 @@ from raysweep.training.losses import (
     reconstruction_loss,
 )
 from raysweep.training.pairs import PairExamples
-from raysweep.training.trainer import Update
+from raysweep.training.stages import go_on, pause
+from raysweep.training.trainer import Update, check_finite
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from raysweep.anonymizers.base import Teachers
+    from raysweep.anonymizers.base import State, Teachers
     from raysweep.anonymizers.ganonymization.network import Discriminator, Generator
     from raysweep.training.pairs import Pairs
     from raysweep.training.trainer import Batch, Precision
@@ -275,24 +276,33 @@ def train_generator(
     device: torch.device,
     report: Callable[[Mapping[str, float]], None],
     precision: Precision = "float32",
-) -> None:
-    """Train in place, in one go and in this process: what a trial does. Longer trainings go through `raysweep.training.loop`.
+    until: int | None = None,
+    earlier: State | None = None,
+) -> torch.Tensor | None:
+    """Train in place and in this process, at once or in stages: what a trial does. Longer trainings go through `raysweep.training.loop`.
 
     Args:
         generator, discriminator: changed in place; in evaluation mode when this returns.
         pairs: conditions and faces.
         objective: weights of the loss.
         teachers: networks for the identity and expression terms.
-        steps: updates.
+        steps: updates in all.
         batch: faces per update.
         learning_rate: of both networks.
         seed: order of the faces and dropout. On the CPU the same seed gives the same weights.
         device: where to compute.
         report: gets `step` and the terms, every ten steps and at the end.
         precision: of the forward passes.
+        until: stop when so many of the updates are done, to go on later; None for all of them.
+        earlier: state of an anonymizer with what the stage before returned; None at the start.
+
+    Returns:
+        With `until`, what the next stage goes on from (see `raysweep.training.stages`); else None.
 
     Raises:
         ConfigError: a term needs a teacher that is not at hand.
+        TrialError: a stage ends with losses that are not finite.
+        ModelError: `earlier` is not of this training.
     """
     objective.check(teachers)
     order = torch.Generator().manual_seed(seed)
@@ -310,12 +320,19 @@ def train_generator(
     # Dropout has no random state of its own: lend it the global one and give that back unchanged.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for step in range(steps):
+        go_on(earlier, trainer, order, device)
+        terms: Mapping[str, float] = {}
+        for step in range(trainer.done, steps if until is None else until):
             terms = trainer.step(examples.batch(rows[step * batch : (step + 1) * batch], order))
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == steps:
                 report({"step": float(step + 1), **terms})
+        paused = None
+        if until is not None:
+            check_finite(terms, until)  # no report tells of the last steps of a stage
+            paused = pause(trainer, order, device)
     generator.eval()
     discriminator.eval()
+    return paused
 
 
 def _shuffled(count: int, wanted: int, order: torch.Generator) -> torch.Tensor:

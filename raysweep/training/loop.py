@@ -18,7 +18,7 @@ import torch
 
 from raysweep.errors import ConfigError, TrialError
 from raysweep.training.saves import last_checkpoint, save_checkpoint
-from raysweep.training.trainer import Examples, Precision, Trainer, Update
+from raysweep.training.trainer import Examples, Precision, Trainer, Update, check_finite
 
 __all__ = ["CHECKPOINTS", "Curve", "Plan", "Weighted", "rows_of_step", "train"]
 
@@ -157,7 +157,7 @@ def train(
             random = torch.Generator().manual_seed(_number(plan.seed, step, "draws", rank))
             terms = trainer.step(examples.batch(rows, random))
         done = step + 1
-        _check(terms, done)
+        check_finite(terms, done)
         watch.add(done, terms, done == plan.steps)
         if done % plan.checkpoint_every == 0 or done == plan.steps:
             if plan.workers > 1:
@@ -190,14 +190,6 @@ def _number(*parts: object) -> int:
     """A seed from anything, 0 to 2 ** 63 - 1."""
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _check(terms: Mapping[str, float], step: int) -> None:
-    broken = [name for name, value in terms.items() if not abs(value) < float("inf")]
-    if broken:
-        raise TrialError(
-            f"training diverged at step {step}: {', '.join(broken)} is not finite; a smaller learning_rate or loss weight may help"
-        )
 
 
 def _check_together(trainer: Trainer, step: int) -> None:

@@ -7,6 +7,7 @@ step it continues to the last bit, because batches and dropout follow from (seed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-__all__ = ["Batch", "Examples", "Precision", "Trainer", "Update", "mean_over_processes"]
+from raysweep.errors import TrialError
+
+__all__ = ["Batch", "Examples", "Precision", "Trainer", "Update", "check_finite", "mean_over_processes"]
 
 Batch = Mapping[str, torch.Tensor]
 """Named tensors of one step, first axis n; on any device: the trainer moves them."""
@@ -131,6 +134,19 @@ class Update:
         """Of the scaler."""
         if self.scaler.is_enabled() and state:
             self.scaler.load_state_dict(dict(state))
+
+
+def check_finite(terms: Mapping[str, float], step: int) -> None:
+    """Refuse losses that are no numbers any more.
+
+    Raises:
+        TrialError: names them.
+    """
+    broken = [name for name, value in terms.items() if not math.isfinite(value)]
+    if broken:
+        raise TrialError(
+            f"training diverged at step {step}: {', '.join(broken)} is not finite; a smaller learning_rate or loss weight may help"
+        )
 
 
 def mean_over_processes(

@@ -26,6 +26,7 @@ from raysweep.training.ciagan import (
     make_networks,
     train_ciagan,
 )
+from raysweep.training.stages import PAUSED
 from raysweep.training.trainer import Update
 
 if TYPE_CHECKING:
@@ -193,17 +194,22 @@ class CIAGAN(Anonymizer):
         asked = self._objective().uses_expression and self.setting["steps"]
         return frozenset({"expression"}) if asked else frozenset()
 
+    def resumable_steps(self) -> int:
+        """All rounds."""
+        return int(self.setting["steps"])
+
     def fit(self, context: FitContext) -> State:
         """Train on role G when there are steps.
 
         Returns:
             The generator's state dict in float32 under `generator.` (without it when published weights are used as they are: `load` reads
-            the file), and `trained` (7,): start, steps, targets, then the network: classes, side, width, residuals.
+            the file), and `trained` (7,): start, steps done, targets, then the network: classes, side, width, residuals. While the training
+            is not over, also `training.paused`, see `raysweep.training.stages`.
 
         Raises:
             ConfigError: a loss needs a teacher that is None; the faces lack landmarks; too few people; `small` for photographs.
-            ModelError: the published weights cannot be read.
-            TrialError: role G is empty and there are steps.
+            ModelError: the published weights cannot be read; or the earlier state is not of this training.
+            TrialError: role G is empty and there are steps; or the training diverged.
         """
         self.for_faces(context.background.synthetic)
         steps, start = int(self.setting["steps"]), str(self._init)
@@ -213,14 +219,17 @@ class CIAGAN(Anonymizer):
             self._check_fixed(classes)
             return {"trained": torch.tensor([INITS.index(start), 0, classes, 0, 0, 0, 0])}
         generator = self._start(context.seed)
-        targets = self._train(generator, context, steps) if steps else generator.classes
+        state: State = {}
+        targets, paused = self._train(generator, context, steps) if steps else (generator.classes, None)
         self._check_fixed(targets)
-        state = {
+        if paused is not None:
+            state[PAUSED] = paused
+        state |= {
             f"generator.{name}": tensor.detach().cpu().contiguous().clone()
             for name, tensor in generator.state_dict().items()
         }
         shape = (generator.classes, generator.side, generator.width, generator.residuals)
-        state["trained"] = torch.tensor([INITS.index(start), steps, targets, *shape])
+        state["trained"] = torch.tensor([INITS.index(start), context.until(steps), targets, *shape])
         return state
 
     def load(self, state: State, device: torch.device) -> None:
@@ -330,11 +339,11 @@ class CIAGAN(Anonymizer):
         random = torch.Generator().manual_seed(seed)
         return build(lambda: Generator(setting["classes"], setting["size"], setting["width"]), random)
 
-    def _train(self, generator: Generator, context: FitContext, steps: int) -> int:
-        """Train in place.
+    def _train(self, generator: Generator, context: FitContext, steps: int) -> tuple[int, torch.Tensor | None]:
+        """Train in place, as far as is asked.
 
         Returns:
-            How many target identities it has learned.
+            How many target identities it learns; and what going on needs, None when all is done.
         """
         setting: dict[str, Any] = self.setting
         if not len(context.background):
@@ -356,10 +365,17 @@ class CIAGAN(Anonymizer):
             steps=steps,
             update=Update(context.device, self._precision(context.device)),
         )
-        train_ciagan(
-            trainer, examples, steps=steps, batch=setting["batch_size"], seed=context.seed, report=context.report
+        paused = train_ciagan(
+            trainer,
+            examples,
+            steps=steps,
+            batch=setting["batch_size"],
+            seed=context.seed,
+            report=context.report,
+            until=context.until(steps) if context.share < 1.0 else None,
+            earlier=context.earlier,
         )
-        return examples.classes
+        return examples.classes, paused
 
 
 def _examples(

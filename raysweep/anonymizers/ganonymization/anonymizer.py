@@ -30,6 +30,7 @@ from raysweep.search.parameters import Categorical, Float, Int, Parameter, Value
 from raysweep.training.ganonymization import Objective, train_generator
 from raysweep.training.generator import Recipe, load_pretrained
 from raysweep.training.pairs import Pairs, mask_of_picture
+from raysweep.training.stages import PAUSED
 
 if TYPE_CHECKING:
     from raysweep.models.zoo import Found
@@ -195,17 +196,22 @@ class GANonymization(Anonymizer):
         }
         return frozenset(name for name, asked in wanted.items() if asked and self.setting["steps"])
 
+    def resumable_steps(self) -> int:
+        """All of them."""
+        return int(self.setting["steps"])
+
     def fit(self, context: FitContext) -> State:
         """Train on role G.
 
         Returns:
             The generator's state dict in float32 under `generator.` (without it when published weights are used as they are: `load` reads
-            the file again), `shape.mean`, `shape.basis`, and `trained` (2,): start, steps.
+            the file again), `shape.mean`, `shape.basis`, and `trained` (2,): start, steps done. While the training is not over, also
+            `training.paused`, see `raysweep.training.stages`.
 
         Raises:
             ConfigError: a loss needs a teacher that is None; the faces lack landmarks or a mask; `small` for photographs.
-            ModelError: the published weights cannot be read.
-            TrialError: role G is empty.
+            ModelError: the published weights cannot be read; or the earlier state is not of this training.
+            TrialError: role G is empty; or the training diverged.
         """
         setting = self.setting
         background = context.background
@@ -213,6 +219,7 @@ class GANonymization(Anonymizer):
             raise TrialError("ganonymization: role G has no faces to train on; give it a share of the identities")
         self.for_faces(background.synthetic)
         objective, steps = self._objective(), int(setting["steps"])
+        until = context.until(steps)
         kind, picture = str(setting["conditioning"]), str(setting["picture"])
         shape = _learn_shape(background, kind, picture)
         generator, start = self._start(background.synthetic, context.seed, context.device)
@@ -226,7 +233,7 @@ class GANonymization(Anonymizer):
                 pairs = replace(pairs, landmarks=self._changed(pairs.landmarks, shape, seeds))
             channels, width = 3 + condition_channels(kind), int(setting["discriminator_width"])
             random = torch.Generator().manual_seed(context.seed + 1)
-            train_generator(
+            paused = train_generator(
                 generator,
                 build(lambda: Discriminator(channels, width), random),
                 pairs,
@@ -239,15 +246,19 @@ class GANonymization(Anonymizer):
                 device=context.device,
                 report=context.report,
                 precision=self._precision(context.device),
+                until=until if context.share < 1.0 else None,
+                earlier=context.earlier,
             )
+            if paused is not None:
+                state[PAUSED] = paused
         if steps or start != "published":
-            state = {
+            state |= {
                 f"generator.{name}": tensor.detach().cpu().contiguous().clone()
                 for name, tensor in generator.state_dict().items()
             }
         if shape is not None:
             state["shape.mean"], state["shape.basis"] = shape.mean, shape.basis
-        state["trained"] = torch.tensor([INITS.index(start), steps])
+        state["trained"] = torch.tensor([INITS.index(start), until])
         return state
 
     def load(self, state: State, device: torch.device) -> None:
