@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 import raysweep
 from raysweep.engine.record import TrialRecord
+from raysweep.search.space import canonical_hash
+from raysweep.training.stages import PAUSED
 
 FACES = "synthetic:identities=75,images_per_identity=5"
+
+
+STEPS = 24
+WORDS = (f"steps={STEPS}", "identity=1.0", "trials=6", "attackers=A0,A1", "bootstrap=100", "sampler=random", "eta=2")
 
 
 def trials(records: tuple[TrialRecord, ...]) -> dict[int, TrialRecord]:
@@ -44,3 +51,53 @@ def test_most_trials_stop_early_and_the_others_are_as_without(tmp_path: Path, en
     assert {number: record.ended_at for number, record in again.items()} == {
         number: record.ended_at for number, record in halved.items()
     }
+
+
+@pytest.fixture(scope="module")
+def trained_at_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrialRecord]:
+    """The same settings without rungs, by setting."""
+    runs = tmp_path_factory.mktemp("at-once")
+    records = trials(raysweep.tune("ganonymization", *WORDS, "engine=local", data=FACES, runs=runs).records)
+    return {canonical_hash(record.setting): record for record in records.values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_training_that_climbs_ends_as_one_that_ran_at_once(
+    tmp_path: Path, engine: str, trained_at_once: dict[str, TrialRecord]
+) -> None:
+    """Half of the steps on the lower rung, the rest for those that climb: same weights, curves and metrics."""
+    found = raysweep.tune("ganonymization", *WORDS, f"engine={engine}", "rungs=2", data=FACES, runs=tmp_path)
+    halved = trials(found.records)
+    assert {record.state for record in halved.values()} == {"complete", "stopped"}
+    finished = changed = 0
+    for record in halved.values():
+        (rung,) = record.rungs
+        assert rung["steps"] == STEPS // 2
+        whole = trained_at_once[canonical_hash(record.setting)]
+        if record.state == "stopped":
+            assert record.fidelity["steps"] == STEPS // 2
+            assert record.curves["step"] == (10.0,)
+            continue
+        finished += 1
+        assert record.curves == whole.curves
+        assert record.fidelity == whole.fidelity
+        assert record.notes["steps"] == STEPS
+        assert record.metrics.keys() == whole.metrics.keys()
+        for name, value in whole.metrics.items():
+            assert record.metrics[name].ok == value.ok, name
+            assert not value.ok or record.metrics[name].value == pytest.approx(value.value, abs=1e-6), name
+        # On the rung another generator drew: half-trained, and for half of the people.
+        changed += rung["utility"] != record.metrics["utility"].value
+    assert finished
+    assert changed
+    controls = {record.control: record for record in found.records if record.control}
+    assert controls["untrained"].state == "complete"
+    assert controls["untrained"].rungs == ()
+    # What is kept to be applied later is the end of the training, without what going on would need.
+    kept = list((found.info.run_folder / "states").glob("*.safetensors"))
+    assert kept
+    for path in kept:
+        with safe_open(path, framework="pt") as file:
+            assert PAUSED not in set(file.keys())
+            assert file.get_tensor("trained")[1].item() == STEPS
