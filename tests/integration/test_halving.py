@@ -9,6 +9,8 @@ from safetensors import safe_open
 
 import raysweep
 from raysweep.engine.record import TrialRecord
+from raysweep.search.fidelity import Ladder
+from raysweep.search.recorded import Recorder
 from raysweep.search.space import canonical_hash
 from raysweep.training.stages import PAUSED
 
@@ -101,3 +103,20 @@ def test_a_training_that_climbs_ends_as_one_that_ran_at_once(
         with safe_open(path, framework="pt") as file:
             assert PAUSED not in set(file.keys())
             assert file.get_tensor("trained")[1].item() == STEPS
+
+
+@pytest.mark.slow
+def test_a_recorded_setting_that_trains_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of simulated searches asks of each rung what a sweep does, and ends at the same point."""
+    recorder = Recorder(FACES, None, Ladder(2, 2), tmp_path)
+    setting = {"steps": 8, "init": "scratch"}
+    low, full = recorder.score("ganonymization", setting)
+    assert 0 < low.seconds == low.whole
+    assert 0 < full.seconds < full.whole < low.seconds + full.seconds
+    monkeypatch.setattr("raysweep.search.recorded.trains_in_stages", lambda name, setting: False)
+    recorder._worker._loaded.clear()  # it must learn anew, not draw with the generator that it has
+    early, whole = recorder.score("ganonymization", setting, 1)
+    for name in ("privacy", "utility"):
+        assert full.metrics[name].value == pytest.approx(whole.metrics[name].value, abs=1e-9)
+    # Measured on half of the people in both cases, after half of the steps in one of them.
+    assert any(low.metrics[name].value != early.metrics[name].value for name in low.metrics if low.metrics[name].ok)

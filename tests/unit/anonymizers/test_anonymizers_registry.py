@@ -10,7 +10,7 @@ import torch
 
 from raysweep.anonymizers import registry
 from raysweep.anonymizers.base import Anonymizer
-from raysweep.anonymizers.registry import get_anonymizer, list_anonymizers, register_anonymizer
+from raysweep.anonymizers.registry import get_anonymizer, list_anonymizers, register_anonymizer, trains_in_stages
 from raysweep.errors import ConfigError
 from raysweep.schema import FaceBatch
 
@@ -152,3 +152,16 @@ def test_the_registry_is_light() -> None:
     code = "import sys, raysweep.anonymizers.registry as r; r.list_anonymizers(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_training_is_divided_where_there_is_one() -> None:
+    assert trains_in_stages("ganonymization", {})
+    assert not trains_in_stages("ciagan", {}), "it is loaded, not trained, by default"
+    assert trains_in_stages("ciagan", {"steps": 10})
+    for name, setting in (
+        ("blur", {}),
+        ("ganonymization", {"steps": 0}),
+        ("ganonymization", {"steps": -1}),
+        ("no such", {}),
+    ):
+        assert not trains_in_stages(name, setting), "what is wrong with a setting is told by its trial"

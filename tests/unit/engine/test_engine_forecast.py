@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,34 @@ def test_rungs_save_what_is_not_climbed() -> None:
     reached = expected_rungs(ladder, 20)
     assert found.rungs == reached
     assert found.total_s.value == pytest.approx(40.0 + 20 * 2.0 + 0.01 * (30 * reached[0] + 70 * reached[1]))
+
+
+def arm(**more: float) -> ArmRates:
+    fields: dict[str, Any] = {"fit_s": exactly(2.0), "fixed_s": exactly(0.5), "state_bytes": 50, **more}
+    return ArmRates("ganonymization", 20.0, 3, anonymize_s=exactly(0.001), measure_s=exactly(0.009), **fields)
+
+
+def test_a_training_that_is_divided_among_the_rungs_costs_what_is_reached() -> None:
+    ladder = Ladder(2, 3)
+    first, second = expected_rungs(ladder, 20)
+    work = Scope(20, 1, (30, 70), 1, ladder)
+
+    def seconds(staged: float) -> float:
+        found = rates(arms=(arm(staged=staged),), judge_s=(exactly(0.0), exactly(0.0)), controls=0)
+        return forecast(work, found).total_s.value - 40.0
+
+    # A third of the 1.5 s of steps on the first rung, the rest on the second, and 0.5 s on each; 30 faces, then all 100 anew.
+    in_stages = first * (0.5 + 1.5 / 3) + second * (0.5 + 1.5 * 2 / 3) + 0.01 * (30 * first + 100 * second)
+    at_once = first * 2.0 + 0.01 * (30 * first + 70 * second)
+    assert seconds(1.0) == pytest.approx(in_stages)
+    assert seconds(0.0) == pytest.approx(at_once)
+    assert seconds(0.25) == pytest.approx(0.25 * in_stages + 0.75 * at_once), (
+        "some settings are trained, the others loaded"
+    )
+    # Without rungs there is nothing to divide.
+    for staged in (0.0, 1.0):
+        whole = forecast(Scope(20, 1, (100,), 1), rates(arms=(arm(staged=staged),), controls=0))
+        assert whole.total_s.value == pytest.approx(40.0 + 20 * (2.0 + 1.0 + 1.0))
 
 
 def test_a_budget_ends_it_after_the_trial_that_runs() -> None:
