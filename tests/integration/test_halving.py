@@ -10,6 +10,7 @@ from safetensors import safe_open
 import raysweep
 from raysweep.engine.record import TrialRecord
 from raysweep.search.fidelity import Ladder
+from raysweep.search.parameters import Value
 from raysweep.search.recorded import Recorder
 from raysweep.search.space import canonical_hash
 from raysweep.training.stages import PAUSED
@@ -109,7 +110,7 @@ def test_a_training_that_climbs_ends_as_one_that_ran_at_once(
 def test_a_recorded_setting_that_trains_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of simulated searches asks of each rung what a sweep does, and ends at the same point."""
     recorder = Recorder(FACES, None, Ladder(2, 2), tmp_path)
-    setting = {"steps": 8, "init": "scratch"}
+    setting: dict[str, Value] = {"steps": 8, "init": "scratch"}
     low, full = recorder.score("ganonymization", setting)
     assert 0 < low.seconds == low.whole
     assert 0 < full.seconds < full.whole < low.seconds + full.seconds
