@@ -56,23 +56,18 @@ def test_most_trials_stop_early_and_the_others_are_as_without(tmp_path: Path, en
     }
 
 
-@pytest.fixture(scope="module")
-def trained_at_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrialRecord]:
-    """The same settings without rungs, by setting."""
-    runs = tmp_path_factory.mktemp("at-once")
-    records = trials(raysweep.tune("ganonymization", *WORDS, "engine=local", data=FACES, runs=runs).records)
-    return {canonical_hash(record.setting): record for record in records.values()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_training_that_climbs_ends_as_one_that_ran_at_once(
-    tmp_path: Path, engine: str, trained_at_once: dict[str, TrialRecord]
-) -> None:
+def test_a_training_that_climbs_ends_as_one_that_ran_at_once(tmp_path: Path, engine: str) -> None:
     """Half of the steps on the lower rung, the rest for those that climb: same weights, curves and metrics."""
-    found = raysweep.tune("ganonymization", *WORDS, f"engine={engine}", "rungs=2", data=FACES, runs=tmp_path)
+    # With the same engine: how many threads a worker has decides the last digits of a training.
+    words = [*WORDS, f"engine={engine}"]
+    at_once = trials(raysweep.tune("ganonymization", *words, data=FACES, runs=tmp_path / "whole").records)
+    trained_at_once = {canonical_hash(record.setting): record for record in at_once.values()}
+    found = raysweep.tune("ganonymization", *words, "rungs=2", data=FACES, runs=tmp_path / "halved")
     halved = trials(found.records)
-    assert {record.state for record in halved.values()} == {"complete", "stopped"}
+    if engine == "local":  # with several workers it depends on who comes first
+        assert {record.state for record in halved.values()} == {"complete", "stopped"}
     finished = changed = 0
     for record in halved.values():
         (rung,) = record.rungs
