@@ -82,7 +82,7 @@ class _Climb:
         self._spent: dict[str, float] = {}
 
     def records(self, pool: Pool) -> Iterator[TrialRecord]:
-        """All steps; rungs that were told already are measured and not told again.
+        """All steps; rungs that were told already are not told again.
 
         What is trained in full before the first rung is measured once: the parts of a rung count on the next one. What goes on training
         from rung to rung draws other faces on each, and all of them are measured anew.
@@ -93,6 +93,8 @@ class _Climb:
         parts: list[Any] = []
         for rung, new in enumerate(work.rungs):
             if staged:
+                if rung < len(self._passed):
+                    continue  # nothing of it counts on the next one, which is trained from the start
                 fitted, parts = self._fit(pool, rung, fitted), []
             parts += [pool.call("measure", task, fitted, rows) for rows in new]
             pool.wait(parts)

@@ -122,13 +122,17 @@ def test_without_stages_a_trial_is_trained_once_and_its_parts_count_again() -> N
     assert whole.asked == ["fit None from None", *STAGED[8:]], "a control is run whole at once"
 
 
-@pytest.mark.parametrize("lost", [STAGED[2], STAGED[6], STAGED[11]])
-def test_after_a_loss_it_is_trained_from_the_start_and_told_once(lost: str) -> None:
-    pool = Spy(lost)
+@pytest.mark.parametrize(
+    ("place", "again"),
+    [
+        (2, STAGED),
+        (6, ["fit 1 from None", *STAGED[4:]]),
+        (11, ["fit None from None", *STAGED[8:]]),
+    ],
+)
+def test_after_a_loss_it_is_trained_from_the_start_and_told_once(place: int, again: list[str]) -> None:
+    pool = Spy(STAGED[place])
     records: list[TrialRecord] = list(trial_records(TASK, pool, WORK))
     assert [record.state for record in records] == ["stopped", "stopped", "complete"]
-    place = STAGED.index(lost)
-    told = [line for line in STAGED[:place] if line.startswith("judge_rung")]
-    assert pool.asked[: place + 1] == STAGED[: place + 1]
-    assert pool.asked[place + 1 :] == [line for line in STAGED if line not in told]
+    assert pool.asked == [*STAGED[: place + 1], *again]
     assert records[-1].seconds["measure"] == 16.0
