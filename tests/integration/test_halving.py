@@ -57,6 +57,7 @@ def test_most_trials_stop_early_and_the_others_are_as_without(tmp_path: Path, en
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_training_that_climbs_ends_as_one_that_ran_at_once(
     tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
