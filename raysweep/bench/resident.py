@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from raysweep.engine.fitted import Fitted
 from raysweep.engine.record import TrialTask
-from raysweep.engine.worker import Fitted, Measured, TrialWorker
+from raysweep.engine.worker import Measured, TrialWorker
 from raysweep.schema import IntArray
 
 __all__ = ["ResidentWorker"]

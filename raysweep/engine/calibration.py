@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from raysweep.engine.evidence import pack
+from raysweep.engine.fitted import Fitted
 from raysweep.engine.items import CHUNK_ROWS
 from raysweep.engine.pools import Pool
 from raysweep.engine.record import Outcome, TrialTask
-from raysweep.engine.worker import Fitted, Measured, TrialWorker
+from raysweep.engine.worker import Measured, TrialWorker
 from raysweep.errors import RaysweepError
 from raysweep.objective import Referee
 from raysweep.schema import FloatArray, IntArray, Measurements
@@ -101,7 +102,7 @@ class CalibrationWorker(TrialWorker):
             warm_s=learning_s + measuring_s,
             extras_s=sum(extra.seconds for extra in extras),
             extras_rows=len(self.rows) if extras else 0,
-            state_bytes=sum(tensor.numel() * tensor.element_size() for tensor in fitted.state.values()),
+            state_bytes=fitted.state.nbytes,
             curve_bytes=curves / steps if steps and fitted.curves else 0.0,
         )
 
@@ -118,7 +119,7 @@ class CalibrationWorker(TrialWorker):
         places = np.array([self._position[int(row)] for row in rows], dtype=np.int64)
         random = np.random.default_rng(task.seed)
         measured = _noisy(self._clear, places, random)
-        parts, fitted = [Measured(rows, measured, {})], Fitted({}, {}, {})
+        parts, fitted = [Measured(rows, measured, {})], Fitted.nothing()
         started = time.perf_counter()
         outcome = self.judge(task, fitted, parts) if rung is None else self.judge_rung(task, fitted, parts, rung)
         seconds = time.perf_counter() - started
@@ -135,7 +136,7 @@ class CalibrationWorker(TrialWorker):
         made = time.perf_counter()
         judgement = referee.judge(self._without_extras(changed))
         ended = time.perf_counter()
-        evidence = {**judgement.evidence, **self._sheet(task, Fitted({}, {}, {}))}
+        evidence = {**judgement.evidence, **self._sheet(task, Fitted.nothing())}
         outcome = Outcome(judgement.metrics, tuple(judgement.attackers), {}, {}, {}, evidence)
         return Judging(made - started, ended - made, *_sizes(task, outcome))
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
+from raysweep.anonymizers.base import Anonymizer, FitContext, Teachers
 from raysweep.anonymizers.batch import face_batch
 from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.attackers.base import CLEAR_EXTRA, Attacker
@@ -30,6 +30,7 @@ from raysweep.engine.batching import BatchSizes
 from raysweep.engine.chunks import best_chunk, chunk_rate
 from raysweep.engine.controls import ControlStore
 from raysweep.engine.evidence import SHEET
+from raysweep.engine.fitted import Fitted, Learned
 from raysweep.engine.record import Outcome, TrialTask
 from raysweep.engine.references import References, ReferenceStore, take_faces
 from raysweep.engine.states import StateStore
@@ -42,8 +43,9 @@ from raysweep.preprocess.frame import extract
 from raysweep.schema import EXPRESSIONS, AlignedFaces, FaceBatch, FaceTable, FloatArray, IntArray, Measurements
 from raysweep.search.fidelity import Ladder
 from raysweep.search.parameters import Value
+from raysweep.training.stages import PAUSED
 
-__all__ = ["Fitted", "Measured", "TrialWorker", "WorkerPlan", "pick_device"]
+__all__ = ["Measured", "TrialWorker", "WorkerPlan", "pick_device"]
 
 MODEL = "model:"
 """Before the names of embedders in what is stored of clear faces."""
@@ -83,23 +85,6 @@ class WorkerPlan:
     states: str = ""
     ladder: Ladder = field(default_factory=Ladder)
     precision: Literal["float32", "float16"] = "float32"
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What `fit` learned, with training curves and seconds, those of earlier stages included.
-
-    Attributes:
-        state, curves, seconds: of the anonymizer.
-        share: of its training.
-        steps: that were done, where it is trained in stages.
-    """
-
-    state: State
-    curves: Mapping[str, tuple[float, ...]]
-    seconds: Mapping[str, float]
-    share: float = 1.0
-    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +186,7 @@ class TrialWorker:
             seed=task.seed,
             report=report,
             share=1.0 if rung is None else self.plan.ladder.shares[rung],
-            earlier=None if earlier is None else earlier.state,
+            earlier=None if earlier is None else earlier.state.without(),
         )
         state = anonymizer.fit(context)
         for name, values in curves.items():
@@ -213,7 +198,7 @@ class TrialWorker:
             with suppress(StoreError):  # what is not kept can be learned again; a full disk stops the ledger anyway
                 StateStore(Path(self.plan.states)).write(task.key, state)
         return Fitted(
-            state={name: tensor.detach().cpu() for name, tensor in state.items()},
+            state=Learned(state),
             curves={name: tuple(values) for name, values in curves.items()},
             seconds={"fit": time.perf_counter() - started + (0.0 if earlier is None else earlier.seconds["fit"])},
             share=context.share,
@@ -396,7 +381,7 @@ class TrialWorker:
 
         def remake(setting: Mapping[str, Value]) -> Anonymizer:
             made = self._make(replace(task, setting=setting))
-            made.load(fitted.state, self.device)
+            made.load(fitted.state.without(PAUSED), self.device)
             return made
 
         return Darkroom(
@@ -449,7 +434,7 @@ class TrialWorker:
             digest = hashlib.sha256(json.dumps([*content, self.plan.seed, self.plan.need_privacy]).encode()).hexdigest()
 
             def make(name: str = name, task: TrialTask = task) -> dict[str, Any]:
-                extra = self.develop(task, Fitted({}, {}, {}), name)
+                extra = self.develop(task, Fitted.nothing(), name)
                 # An absent reason may be longer than any name: it travels as text of its own.
                 return {"rows": extra.rows, "absent": np.array([extra.absent]), **_prefixed(extra.embeddings)}
 
@@ -463,7 +448,7 @@ class TrialWorker:
         loaded = self._loaded.pop(key, None)
         if loaded is None:
             loaded = self._make(task)
-            loaded.load(fitted.state, self.device)
+            loaded.load(fitted.state.without(PAUSED), self.device)
         self._loaded[key] = loaded
         while len(self._loaded) > LOADED_ANONYMIZERS:
             self._loaded.popitem(last=False)

@@ -161,7 +161,7 @@ class StubWorker:
         return {"rank/E/class": np.arange(3, dtype=np.int32)}
 
     def fit(self, task: Any) -> Any:
-        from raysweep.engine.worker import Fitted
+        from raysweep.engine.fitted import Fitted, Learned
 
         fail = self.behaviour.get("fail") or [""]
         kind = fail[task.number % len(fail)] if not task.control else ""
@@ -175,7 +175,7 @@ class StubWorker:
             raise RuntimeError(
                 f"cannot open {home}/private/faces.png with {token} at https://bob:planted-password@example.org/x?key=planted-key"
             )
-        return Fitted({}, {"loss": (1.0, 0.5)}, {"fit": 0.0})
+        return Fitted(Learned({}), {"loss": (1.0, 0.5)}, {"fit": 0.0})
 
     def measure(self, task: Any, fitted: Any, rows: Any) -> Any:
         from raysweep.engine.worker import Measured
