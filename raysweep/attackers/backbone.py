@@ -42,8 +42,8 @@ def retrained(
         epochs: passes over the faces; 0 gives a plain copy.
         seed: of the order of the faces.
     """
-    made = copy.copy(embedder)
-    network = made.network = copy.deepcopy(embedder.network).eval().requires_grad_()
+    network = copy.deepcopy(embedder.network).eval().requires_grad_()
+    made = embedder.with_network(network)
     crops = extract(faces.to(made.device), frame, made.input.region, made.input.size)
     people, index = torch.unique(torch.from_numpy(labels), return_inverse=True)
     target = index.to(made.device)

@@ -145,6 +145,8 @@ class OnnxEmbedder(CropEmbedder):
 class TorchEmbedder(CropEmbedder):
     """A torch recogniser; also differentiable. Arguments as in `OnnxEmbedder`, less `threads`."""
 
+    _half: nn.Module | None = None
+
     def __init__(self, found: Found, device: str | torch.device = "cpu", lineage: frozenset[str] = frozenset()) -> None:
         import torch
 
@@ -163,7 +165,6 @@ class TorchEmbedder(CropEmbedder):
                 f"{found.path}: its output is {tuple(answer.shape)}, the entry {entry.name} says (n, {entry.output.dim})"
             )
         self.dim = int(answer.shape[1])
-        self._half: nn.Module | None = None
 
     def _run(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
         import torch
@@ -196,6 +197,12 @@ class TorchEmbedder(CropEmbedder):
         if not cosine >= LEAST_COSINE:
             self._half = None
         return cosine
+
+    def with_network(self, network: nn.Module) -> TorchEmbedder:
+        """The same with other weights, in single precision."""
+        made = copy.copy(self)
+        made.network, made._half = network, None
+        return made
 
     def differentiable(self, frame: Frame) -> Callable[[torch.Tensor], torch.Tensor]:
         """(n, 3, S, S) float crops in [0, 1] in `frame` -> (n, D) of length 1, with gradients to the crops."""

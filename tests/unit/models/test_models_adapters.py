@@ -218,6 +218,7 @@ class TestTorchAdapters:
         assert not np.array_equal(full, half)
         images = (faces.float() / 255).requires_grad_()
         assert embedder.differentiable(self.frame)(images).dtype == torch.float32
+        assert embedder.with_network(embedder.network).precision == "single"
 
     def test_single_precision_is_kept_where_half_would_change_the_answers(
         self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
