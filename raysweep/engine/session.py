@@ -21,6 +21,10 @@ __all__ = ["SessionError", "cpu_share", "object_store_bytes", "our_error", "secu
 
 MAX_OBJECT_STORE = 4 * 2**30
 MIN_OBJECT_STORE = 256 * 2**20
+RAY_LEAST = 75 * 2**20
+"""Ray refuses a smaller object store."""
+STORE_LIMIT = "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"
+"""Ray's own variable for the largest object store of a machine."""
 KNOCK_S = 10.0
 RETRY_ADVICE = "\nFailed to apply UDF transform"
 ENVIRONMENT = {
@@ -65,6 +69,7 @@ def start_ray(
     has_token = secure_token(create=address is None)
     if address is not None and has_token and "RAY_AUTH_MODE" not in os.environ:
         _use_token()
+    store = object_store_bytes()  # before Ray is imported, which would only say that something is no number
     import ray
 
     if ray.is_initialized():
@@ -80,7 +85,7 @@ def start_ray(
                     num_cpus=cpus,
                     num_gpus=gpus,
                     include_dashboard=False,
-                    object_store_memory=object_store_bytes(),
+                    object_store_memory=store,
                     log_to_driver=log_to_driver,
                     logging_level=logging.ERROR,
                 )
@@ -97,18 +102,25 @@ def start_ray(
 
 
 def object_store_bytes() -> int:
-    """Size of a local object store: a quarter of the memory and at most 4 GiB, less where /dev/shm is smaller.
+    """Size of a local object store: a quarter of the memory and at most 4 GiB, less where /dev/shm is smaller or `STORE_LIMIT` says so.
 
     The stages stream, so that a larger one would only hold more batches in flight.
+
+    Raises:
+        SessionError: the variable is no number of bytes that Ray takes.
     """
+    limit = os.environ.get(STORE_LIMIT, "").strip()
+    if limit and (not limit.isdecimal() or int(limit) < RAY_LEAST):
+        raise SessionError(f"{STORE_LIMIT}={limit}: must be a number of bytes, at least {RAY_LEAST} (75 MiB)")
+    most = int(limit) if limit else MAX_OBJECT_STORE
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    size = min(MAX_OBJECT_STORE, memory // 4)
+    size = min(most, memory // 4)
     shared = Path("/dev/shm")  # noqa: S108 - where Ray keeps it, not a temporary file of ours
     if shared.is_dir():
         free = int(shutil.disk_usage(shared).free * 0.9)
         if free >= MIN_OBJECT_STORE:  # below that Ray uses a file in its session folder
             size = min(size, free)
-    return max(size, MIN_OBJECT_STORE)
+    return max(size, min(most, MIN_OBJECT_STORE))
 
 
 def cpu_share(actors: int, machines: Sequence[int] | None = None) -> int:
