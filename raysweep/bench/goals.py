@@ -119,6 +119,8 @@ GOALS: dict[str, Goal] = {
     "sweep": Goal("a whole sweep / a plain script in one process that scores the same settings", 1.0, 1.2),
     "many time": Goal("a trial late in a long sweep / an early one", 1.20, 1.50),
     "many memory": Goal("MB that each trial leaves behind", 0.05, 0.2),
+    "R24 workers": Goal("share of records equal in every bit on 1, 2 and 7 workers", 1.0, 1.0, at_least=True),
+    "R24 kills": Goal("share of records equal in every bit after 20 kills", 1.0, 1.0, at_least=True),
     "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
     "R26": Goal("all workers loaded / one worker loaded alone", 1.3, 2.0),
 }
@@ -142,6 +144,7 @@ BENCHES: dict[str, Bench] = {
     "R19": Bench("memory:memory", ("R19 anonymize", "R19 prepare"), "4 min; --faces 5000: 40 min"),
     "R20": Bench("foretold:foretold", ("R20",), "6 min"),
     "R23": Bench("sharing:sharing", ("R23 sleeps", "R23 models"), "1 min"),
+    "R24": Bench("digests:digests", ("R24 workers", "R24 kills"), "4 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
     "R26": Bench("startup:pool_start", ("R26",), "2 min"),
     "sweep": Bench("against:against", ("sweep",), "15 min", asked=True),
