@@ -17,7 +17,15 @@ from pathlib import Path
 
 from raysweep.errors import RaysweepError
 
-__all__ = ["SessionError", "cpu_share", "object_store_bytes", "our_error", "secure_token", "start_ray"]
+__all__ = [
+    "SessionError",
+    "cpu_share",
+    "object_store_bytes",
+    "our_error",
+    "secure_token",
+    "short_of_room",
+    "start_ray",
+]
 
 MAX_OBJECT_STORE = 4 * 2**30
 MIN_OBJECT_STORE = 256 * 2**20
@@ -25,6 +33,8 @@ RAY_LEAST = 75 * 2**20
 """Ray refuses a smaller object store."""
 STORE_LIMIT = "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"
 """Ray's own variable for the largest object store of a machine."""
+SPILL_FOLDER, FULLEST_DISK = "RAY_object_spilling_directory", "RAY_local_fs_capacity_threshold"
+"""Ray's own variables: where it puts aside what its object store has no room for, and the share of that disk that may be in use (0.95)."""
 KNOCK_S = 10.0
 RETRY_ADVICE = "\nFailed to apply UDF transform"
 ENVIRONMENT = {
@@ -242,10 +252,36 @@ def _short_of_memory(error: BaseException) -> SessionError:
     )
 
 
+def short_of_room(error: BaseException) -> SessionError | None:
+    """What to tell the user when Ray's object store is full and cannot spill; None for any other error.
+
+    That is no fault of a trial: whatever runs must stop, and can go on when there is room.
+    """
+    from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+    if not isinstance(error, ObjectStoreFullError | OutOfDiskError):
+        return None
+    given = os.environ.get(SPILL_FOLDER)
+    folder = Path(given or Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray")
+    where = f"{folder} on one of the machines"
+    room = "Make room"
+    share = float(os.environ.get(FULLEST_DISK) or 0.95)
+    if folder.is_dir():
+        disk = shutil.disk_usage(folder)
+        lacking = disk.total - disk.free - share * disk.total
+        if lacking > 0:
+            where = f"{folder}: that disk is {100 * (1 - disk.free / disk.total):.0f} % full, and Ray stops at {100 * share:g} %"
+            room = f"Free {max(lacking / 1e9, 0.1):.1f} GB"
+    return SessionError(
+        f"Ray's object store is full, and what it has no room for cannot be put aside in {where}. {room} there, or name a folder on another "
+        f"disk ({SPILL_FOLDER}=DIR); the same command goes on"
+    )
+
+
 def our_error(error: BaseException) -> BaseException:
     """Our own error inside what Ray made of it, without the advice on retries that Ray Data appends; else the error itself.
 
-    That Ray ended workers for want of memory is no bug of anybody: it becomes a `SessionError`.
+    That Ray ended workers for want of memory, or found no room on disk, is no bug of anybody: it becomes a `SessionError`.
     """
     from ray.exceptions import OutOfMemoryError
 
@@ -255,6 +291,8 @@ def our_error(error: BaseException) -> BaseException:
         seen.append(current)
         if isinstance(current, OutOfMemoryError):
             return _short_of_memory(current)
+        if (found := short_of_room(current)) is not None:
+            return found
         inner = getattr(current, "cause", None) or current.__cause__
         if isinstance(current, RaysweepError) and not isinstance(inner, RaysweepError):
             return type(current)(str(current).split(RETRY_ADVICE)[0])
