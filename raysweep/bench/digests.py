@@ -9,10 +9,10 @@ sampler knows when it is asked for the next one.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+import numpy as np
 
-from raysweep.bench.against import settings_of
+from raysweep.bench.against import as_space, settings_of
 from raysweep.bench.drawn import own_cache, silent_view
 from raysweep.bench.finding import Finding, How
 from raysweep.engine.ledger import read_ledger
@@ -60,7 +60,7 @@ def digests(how: How) -> list[Finding]:
     count, trained, teams, kills = (4, 1, (1, 2), 4) if how.quick else (16, 4, (1, 2, 7), 20)
     with own_cache(how.folder):
         space = how.folder / "settings.yaml"
-        space.write_text(_as_space(count, trained), encoding="utf-8")
+        space.write_text(_space(count, trained), encoding="utf-8")
         how.tell(f"R24: {count + trained} settings, undisturbed")
         whole = _records(how.folder / "whole", ["sweep", space, "local", 1])
         shares, said = [], []
@@ -124,13 +124,12 @@ def _is_digest(text: str | None) -> bool:
     return text is not None and len(text) == 66 and set(text.strip('"')) <= set("0123456789abcdef")
 
 
-def _as_space(count: int, trained: int) -> str:
-    arms: dict[str, list[Any]] = {}
-    for item in settings_of(count):
-        arms.setdefault(item["anonymizer"], []).append(item["setting"])
-    arms["ganonymization"] = [{"steps": 4, "landmark_noise": 0.01 * number} for number in range(trained)]
-    content = {"summary": "bench", "arms": [{"anonymizer": name, "settings": listed} for name, listed in arms.items()]}
-    return yaml.safe_dump(content)
+def _space(count: int, trained: int) -> str:
+    settings = settings_of(count)
+    for number in range(trained):
+        setting = {"steps": 4, "landmark_noise": 0.01 * number}
+        settings.append({"anonymizer": "ganonymization", "setting": setting})
+    return as_space(settings)
 
 
 # ------------------------------------------------------------------- the sweeps
@@ -159,10 +158,10 @@ def _sweep(runs: Path, space: str, engine: str, workers: int) -> None:
 
 def _killed(runs: Path, space: str, kills: int) -> int:
     """Drivers that are killed, as children of this process, which has imported everything; then one that may end. Returns how many were."""
-    import raysweep.engine.worker  # noqa: F401 - what a driver needs, before it is forked
-    import raysweep.sweep  # noqa: F401
+    for name in ("raysweep.sweep", "raysweep.engine.worker", "raysweep.bench.sweeps"):
+        importlib.import_module(name)  # what a driver needs, before it is forked
 
-    draw, count = random.Random(7), 0
+    draw, count = np.random.default_rng(7), 0
     for _ in range(kills):
         pid = os.fork()
         if not pid:
@@ -193,7 +192,8 @@ def _drive(runs: Path, space: str) -> None:
         _sweep(runs, space, "local", 1)
         code = 0
     except BaseException as error:  # nothing of the parent may run on in this process
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
     finally:
         os._exit(code)
 
