@@ -126,12 +126,13 @@ def _crop(row: Row, recipe: Recipe, tools: Tools) -> ByteArray:
 def on_device(rows: Sequence[Row], *, tools: Tools, device: torch.device) -> torch.Tensor:
     """(n, 3, S, S) crops of photographs that are decoded and aligned on a device; black where there is no face."""
     images = _decoded(rows, device)
-    points = [_points(image, row, tools) for image, row in zip(images, rows, strict=True)]
+    points = {
+        index: found for index, image in enumerate(images) if (found := _points(image, rows[index], tools)) is not None
+    }
     crops = torch.zeros((len(rows), 3, FRAME.size, FRAME.size), dtype=torch.uint8, device=device)
     sizes: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(images):
-        if points[index] is not None:
-            sizes.setdefault(tuple(image.shape), []).append(index)
+    for index in points:
+        sizes.setdefault(tuple(images[index].shape), []).append(index)
     for same in sizes.values():
         matrices = np.stack([similarity(points[index], FRAME.points) for index in same])
         crops[same] = warp(torch.stack([images[index] for index in same]), matrices, FRAME.size)
