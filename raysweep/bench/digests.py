@@ -1,10 +1,11 @@
 """R24: the same records on 1, 2 and 7 workers, and after twenty kills.
 
-    python -m raysweep.bench.digests sweep RUNS SPACE ENGINE WORKERS
+    python -m raysweep.bench.digests sweep RUNS SPACE key=value ...
     python -m raysweep.bench.digests killed RUNS SPACE KILLS
 
 are the sweeps: real in all but the tracker, on drawn faces, with settings that are listed, since how many trials run at once decides what a
-sampler knows when it is asked for the next one.
+sampler knows when it is asked for the next one. Workers have one thread each: sums that a training divides over more of them come out in
+another order, and what it learns then differs; by how much is measured too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from raysweep.errors import StoreError
 __all__ = ["Agreement", "agreement", "digests", "main"]
 
 FACES = "synthetic:identities=24,images_per_identity=7,seed=5"
+THREADS = "threads=1"
 NEAR = 1e-6
 LIFE_S = (0.5, 6.0)
 """A driver that is to be killed lives so long: from before its first trial to some trials later."""
@@ -62,18 +64,26 @@ def digests(how: How) -> list[Finding]:
         space = how.folder / "settings.yaml"
         space.write_text(_space(count, trained), encoding="utf-8")
         how.tell(f"R24: {count + trained} settings, undisturbed")
-        whole = _records(how.folder / "whole", ["sweep", space, "local", 1])
+        whole = _records(how.folder / "whole", ["sweep", space, "engine=local", THREADS])
+        how.tell("R24: the same with all cores for one worker")
+        apart = agreement(whole, _records(how.folder / "threads", ["sweep", space, "engine=local"]))
         shares, said = [], []
         for workers in teams:
             how.tell(f"R24: the same on {workers} workers")
-            found = agreement(whole, _records(how.folder / f"workers-{workers}", ["sweep", space, "ray", workers]))
+            found = agreement(
+                whole, _records(how.folder / f"workers-{workers}", ["sweep", space, f"workers={workers}", THREADS])
+            )
             shares.append(found.equal)
             said.append(f"{workers}: {found}")
         how.tell(f"R24: the same, killed {kills} times")
         killed = agreement(whole, _records(how.folder / "killed", ["killed", space, kills]))
         done = int((how.folder / "killed" / KILLS).read_text(encoding="utf-8"))
     return [
-        Finding("R24 workers", tuple(shares), f"{len(whole)} records; workers {'; '.join(said)}"),
+        Finding(
+            "R24 workers",
+            tuple(shares),
+            f"{len(whole)} records, {trained} of them trained generators; workers {'; '.join(said)}. {os.cpu_count()} threads: {apart}",
+        ),
         Finding("R24 kills", (killed.equal,), f"{done} kills: {killed}"),
     ]
 
@@ -147,12 +157,12 @@ def _records(runs: Path, words: Sequence[object]) -> list[dict[str, Any]]:
     return [record.to_dict() for record in read_ledger(ledger)]
 
 
-def _sweep(runs: Path, space: str, engine: str, workers: int) -> None:
+def _sweep(runs: Path, space: str, words: Sequence[str]) -> None:
     from raysweep import sweep
     from raysweep.bench.sweeps import NoTracker
     from raysweep.config import resolve_sweep
 
-    config = resolve_sweep(space, [f"engine={engine}", f"workers={workers}"], data=FACES)
+    config = resolve_sweep(space, list(words), data=FACES)
     sweep.tune(config, runs=runs, view_of=silent_view, parts=sweep.Parts(sink_of=NoTracker))
 
 
@@ -181,7 +191,7 @@ def _killed(runs: Path, space: str, kills: int) -> int:
         count += code == -signal.SIGKILL
         if code == 0:
             break
-    _sweep(runs, space, "local", 1)
+    _sweep(runs, space, ["engine=local", THREADS])
     return count
 
 
@@ -189,7 +199,7 @@ def _drive(runs: Path, space: str) -> None:
     """The life of a forked driver."""
     code = 1
     try:
-        _sweep(runs, space, "local", 1)
+        _sweep(runs, space, ["engine=local", THREADS])
         code = 0
     except BaseException as error:  # nothing of the parent may run on in this process
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
@@ -202,7 +212,7 @@ def main() -> None:
     """One of the two sweeps."""
     verb, runs, space, *rest = sys.argv[1:]
     if verb == "sweep":
-        _sweep(Path(runs), space, rest[0], int(rest[1]))
+        _sweep(Path(runs), space, rest)
     else:
         count = _killed(Path(runs), space, int(rest[0]))
         (Path(runs) / KILLS).write_text(str(count), encoding="utf-8")

@@ -125,7 +125,9 @@ GOALS: dict[str, Goal] = {
     "many memory": Goal("MB that each trial leaves behind", 0.05, 0.2),
     "many real time": Goal("the same of real trials of some tenths of a second", 1.20, 1.50),
     "many real memory": Goal("MB that each real trial leaves behind", 0.05, 0.2),
-    "R24 workers": Goal("share of records equal in every bit on 1, 2 and 7 workers", 1.0, 1.0, at_least=True),
+    "R24 workers": Goal(
+        "share of records equal in every bit on 1, 2 and 7 workers (threads=1)", 1.0, 1.0, at_least=True
+    ),
     "R24 kills": Goal("share of records equal in every bit after 20 kills", 1.0, 1.0, at_least=True),
     "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
     "R26": Goal("all workers loaded / one worker loaded alone", 1.3, 2.0),
