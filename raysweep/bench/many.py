@@ -78,7 +78,7 @@ def _real(how: How) -> list[Finding]:
     with own_cache(how.folder):
         space = how.folder / "settings.yaml"
         space.write_text(as_space(settings_of(LISTED)), encoding="utf-8")
-        config = resolve_sweep(str(space), ["engine=local", f"repeats={rounds}"], data=FACES)
+        config = resolve_sweep(str(space), ["engine=local", "threads=1", f"repeats={rounds}"], data=FACES)
         result = sweep.tune(
             config, runs=how.folder / "runs-real", view_of=silent_view, parts=sweep.Parts(sink_of=Scale)
         )
