@@ -59,7 +59,7 @@ class Agreement:
 
 def digests(how: How) -> list[Finding]:
     """Listed settings of blur, pixelate and a small generator that is trained, by one worker in this process; then in other ways."""
-    count, trained, teams, kills = (4, 1, (1, 2), 4) if how.quick else (16, 4, (1, 2, 7), 20)
+    count, trained, teams, kills = (4, 1, (1, 2), 4) if how.quick else (8, 2, (1, 2, 7), 20)
     with own_cache(how.folder):
         space = how.folder / "settings.yaml"
         space.write_text(_space(count, trained), encoding="utf-8")
