@@ -68,6 +68,13 @@ class RunSettings(BaseModel):
     workers: int | None = Field(
         None, ge=1, le=4096, description="workers in the pool; unset: one per GPU, else per core"
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of each worker; unset: the cores divided by the workers. What is trained on a CPU has the same last digits "
+        "only with the same number of threads",
+    )
     gpus: int | None = Field(
         None,
         ge=1,

@@ -351,7 +351,7 @@ def _plan(run: RunSettings, zoo: Zoo, place: _Place, workers: int) -> WorkerPlan
         protocol=protocol_of(run),
         batch_size=run.measure_batch,
         precision=run.measure_precision,
-        threads=cpu_share(workers) if run.engine == "ray" else os.cpu_count() or 1,
+        threads=run.threads or (cpu_share(workers) if run.engine == "ray" else os.cpu_count() or 1),
         ladder=Ladder(run.rungs, run.eta) if place.whole else Ladder(),
     )
 

@@ -296,16 +296,13 @@ def _plan(paths: list[str]) -> tuple[RowLabels, list[dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, list[Any]] = {name: [] for name in RowLabels.__dataclass_fields__}
-    sizes = []
+    tables, sizes = [], []
     for path in paths:
         try:
-            table = pq.read_table(path, columns=list(columns))
+            tables.append(pq.read_table(path, columns=list(RowLabels.__dataclass_fields__)))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable shard ({error}); remove the folder and prepare again") from error
-        for name, values in table.to_pydict().items():
-            columns[name].extend(values)
-        sizes.append(table.num_rows)
+        sizes.append(tables[-1].num_rows)
     if sum(sizes) == 0:
         raise DataError("no faces: the shards have no rows")
     step = min(max(-(-sum(sizes) // SLICES), FEWEST_ROWS), MOST_ROWS)
@@ -314,7 +311,7 @@ def _plan(paths: list[str]) -> tuple[RowLabels, list[dict[str, Any]]]:
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, step)
     ]
-    return RowLabels(**columns), slices
+    return RowLabels.of(pa.concat_tables(tables)), slices
 
 
 def _first_row(paths: list[str]) -> dict[str, Any]:

@@ -431,7 +431,7 @@ class _Driver:
             need_privacy=self._need_privacy,
             protocol=protocol_of(run),
             batch_size=run.measure_batch,
-            threads=cpu_share(workers) if run.engine == "ray" else os.cpu_count() or 1,
+            threads=run.threads or (cpu_share(workers) if run.engine == "ray" else os.cpu_count() or 1),
             states=str(self.info.run_folder.absolute()),
             ladder=Ladder(run.rungs, run.eta),
             precision=run.measure_precision,

@@ -24,7 +24,7 @@ from raysweep.bench.finding import Finding, How
 from raysweep.engine.ledger import read_ledger
 from raysweep.errors import StoreError
 
-__all__ = ["against", "multiplied", "settings_of"]
+__all__ = ["against", "as_space", "multiplied", "settings_of"]
 
 MODELS = ("det_yunet_2023mar.onnx", "rec_mobilefacenet_liguiyuan.onnx", "fer_faceapi_expression.onnx")
 """One detector, one embedder, one judge."""
@@ -44,7 +44,7 @@ def against(how: How) -> list[Finding]:
             shutil.copy(how.real / "models" / name, models / name)
     words = ["--data", data, *(["--models", str(models)] if models else [])]
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "settings.yaml").write_text(_as_space(settings), encoding="utf-8")
+    (folder / "settings.yaml").write_text(as_space(settings), encoding="utf-8")
     how.tell(f"sweep: {len(settings)} settings by a plain script")
     scores, runs = folder / "scores.csv", folder / "runs"
     plain = ["-m", "raysweep.bench.plain_sweep", *words, "--settings", str(folder / "settings.json")]
@@ -92,7 +92,8 @@ def multiplied(photographs: Path, target: Path, count: int) -> Path:
     return target
 
 
-def _as_space(settings: Sequence[Mapping[str, Any]]) -> str:
+def as_space(settings: Sequence[Mapping[str, Any]]) -> str:
+    """A search space that lists settings, as YAML."""
     arms: dict[str, list[Any]] = {}
     for item in settings:
         arms.setdefault(item["anonymizer"], []).append(item["setting"])

@@ -99,6 +99,10 @@ GOALS: dict[str, Goal] = {
     "R12 down": Goal("the same with a tracker that is down", 1.02, 1.05),
     "R12 slow": Goal("the same with a tracker that takes 5 s to refuse", 1.02, 1.05),
     "R13": Goal("ask and tell at trial 1,000 / a trial", 0.01, 0.05),
+    "R14 GPU": Goal(
+        "rate of decoding on a GPU, detecting and aligning / rate of the embedder", 1.0, 0.7, at_least=True
+    ),
+    "R14 CPU": Goal("the same with all cores for everything, for comparison", 1.0, 0.0, at_least=True),
     "R15": Goal(
         "FLOP/s of the embedder / of torchvision's ResNet-50, both half and compiled", 0.80, 0.60, at_least=True
     ),
@@ -119,6 +123,12 @@ GOALS: dict[str, Goal] = {
     "sweep": Goal("a whole sweep / a plain script in one process that scores the same settings", 1.0, 1.2),
     "many time": Goal("a trial late in a long sweep / an early one", 1.20, 1.50),
     "many memory": Goal("MB that each trial leaves behind", 0.05, 0.2),
+    "many real time": Goal("the same of real trials of some tenths of a second", 1.20, 1.50),
+    "many real memory": Goal("MB that each real trial leaves behind", 0.05, 0.2),
+    "R24 workers": Goal(
+        "share of records equal in every bit on 1, 2 and 7 workers (threads=1)", 1.0, 1.0, at_least=True
+    ),
+    "R24 kills": Goal("share of records equal in every bit after 20 kills", 1.0, 1.0, at_least=True),
     "R25": Goal("`raysweep --help` / bare interpreter", 6.0, 12.0),
     "R26": Goal("all workers loaded / one worker loaded alone", 1.3, 2.0),
 }
@@ -136,16 +146,18 @@ BENCHES: dict[str, Bench] = {
     "R11": Bench("costs:record_cost", ("R11",), "3 min"),
     "R12": Bench("costs:tracker_cost", ("R12 up", "R12 down", "R12 slow"), "6 min"),
     "R13": Bench("asking:asking", ("R13",), "20 s"),
+    "R14": Bench("preprocessing:preprocessing", ("R14 GPU", "R14 CPU"), "1 min, needs a GPU", gpu=True),
     "R16": Bench("precision:precision", ("R16", "R15"), "2 min, needs a GPU", gpu=True),
     "R17": Bench("classical:classical", ("R17 blur", "R17 pixelate"), "30 s, needs a GPU", gpu=True),
     "R18": Bench("pairs:all_pairs", ("R18",), "20 s"),
     "R19": Bench("memory:memory", ("R19 anonymize", "R19 prepare"), "4 min; --faces 5000: 40 min"),
     "R20": Bench("foretold:foretold", ("R20",), "6 min"),
     "R23": Bench("sharing:sharing", ("R23 sleeps", "R23 models"), "1 min"),
+    "R24": Bench("digests:digests", ("R24 workers", "R24 kills"), "4 min"),
     "R25": Bench("startup:startup", ("R25",), "5 s"),
     "R26": Bench("startup:pool_start", ("R26",), "2 min"),
     "sweep": Bench("against:against", ("sweep",), "15 min", asked=True),
-    "many": Bench("many:many", ("many time", "many memory"), "3 min"),
+    "many": Bench("many:many", ("many time", "many memory", "many real time", "many real memory"), "6 min"),
 }
 
 ALSO = {"R5": "R4", "R15": "R16"}

@@ -14,7 +14,7 @@ from raysweep.data.shards import write_shards
 from raysweep.data.source import open_source
 from raysweep.errors import StoreError
 
-__all__ = ["COMMANDS", "memory", "peak_bytes", "peaks"]
+__all__ = ["COMMANDS", "memory", "peak_bytes", "peaks", "shared_bytes"]
 
 EVERY_S = 0.1
 COMMANDS = {
@@ -64,7 +64,7 @@ def peak_bytes(words: Sequence[str], environment: Mapping[str, str]) -> int:
     )
     most = 0
     while process.poll() is None:
-        most = max(most, sum(_memory(pid) for pid in _tree(process.pid)))
+        most = max(most, _sum_of(process.pid, ("Pss_Anon:", "Pss_Shmem:")))
         time.sleep(EVERY_S)
     output = process.communicate()[0]
     if process.returncode:
@@ -89,10 +89,18 @@ def _tree(root: int) -> list[int]:
     return found
 
 
-def _memory(pid: int) -> int:
-    """Of one process; pages that it shares (with a child that has just been forked) are divided."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0  # it has ended meanwhile
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+def shared_bytes(pid: int) -> int:
+    """Shared memory of a process and its children, such as Ray's object store, right now."""
+    return _sum_of(pid, ("Pss_Shmem:",))
+
+
+def _sum_of(root: int, kinds: tuple[str, ...]) -> int:
+    """Bytes of some kinds over a process and its children; pages that several of them share are divided between them."""
+    total = 0
+    for pid in _tree(root):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it has ended meanwhile
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(kinds))
+    return total

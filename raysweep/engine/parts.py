@@ -156,18 +156,19 @@ class PartsFolder:
         missing = sorted(set(self._parts) - self.done)
         if missing:
             raise StoreError(f"{self.folder}: {len(missing)} of {len(self._parts)} parts did not come back")
-        receipts = [self._receipt(number) for number in sorted(self._parts)]
-        lost = [number for number, receipt in zip(sorted(self._parts), receipts, strict=True) if receipt is None]
-        if lost:
-            raise StoreError(
-                f"{self.folder}: the receipt of part {lost[0]} cannot be read; the same command does it again"
-            )
-        found = [receipt for receipt in receipts if receipt is not None]
-        quarantine = [row for receipt in found for row in receipt["quarantine"]]
+        found = _Found(labels=self._kind == "images")
+        for number in sorted(self._parts):
+            receipt = self._receipt(number)
+            if receipt is None:
+                raise StoreError(
+                    f"{self.folder}: the receipt of part {number} cannot be read; the same command does it again"
+                )
+            found.add(receipt)
+        quarantine, files = found.quarantine, found.files
         counts = Counts(
             rows_in=sum(part.rows for part in self._parts.values()),
-            released=sum(receipt["released"] for receipt in found),
-            kept=sum(receipt["kept"] for receipt in found),
+            released=found.released,
+            kept=found.kept,
             quarantined=len(quarantine),
             reasons=dict(Counter(row["reason"] for row in quarantine).most_common()),
         )
@@ -176,7 +177,6 @@ class PartsFolder:
                 f"{self.folder}: {counts.rows_in} rows in, {counts.released} released, {counts.kept} kept, {counts.quarantined} quarantined "
                 "do not add up"
             )
-        files = [file for receipt in found for file in receipt["files"]]
         with self._disk_errors():
             lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in quarantine]
             self._write(self.folder / "quarantine.jsonl", "".join(lines).encode())
@@ -185,9 +185,7 @@ class PartsFolder:
                 self._write(self.folder / MANIFEST, _json(_shard_manifest(found, shard_set)))
                 described = {"shards": files}
             else:
-                self._write(
-                    self.folder / "labels.csv", _labels([row for receipt in found for row in receipt["labels"]])
-                )
+                self._write(self.folder / "labels.csv", _labels(found.labels))
                 sums = "".join(f"{file['sha256']}  {file['file']}\n" for file in files).encode()
                 self._write(self.folder / "checksums.txt", sums)
             content = {"format": FORMAT, **about, "counts": vars(counts), **described}
@@ -355,18 +353,43 @@ def _harmless(part: str) -> str:
     return data.decode("utf-8")
 
 
-def _shard_manifest(receipts: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
+class _Found:
+    """The receipts of a release, summed up one after the other: what they say of each face is kept only for images, which are listed.
+
+    Args:
+        labels: whether to keep it.
+    """
+
+    def __init__(self, labels: bool) -> None:
+        self.released = self.kept = 0
+        self.files: list[dict[str, Any]] = []
+        self.quarantine: list[dict[str, Any]] = []
+        self.labels: list[dict[str, Any]] = []
+        self.identities: Counter[str | None] = Counter()
+        self.expressions: Counter[str | None] = Counter()
+        self._keeps = labels
+
+    def add(self, receipt: Mapping[str, Any]) -> None:
+        """One more."""
+        self.released += receipt["released"]
+        self.kept += receipt["kept"]
+        self.files += receipt["files"]
+        self.quarantine += receipt["quarantine"]
+        self.identities.update(row["identity"] for row in receipt["labels"])
+        self.expressions.update(row["expression"] for row in receipt["labels"])
+        if self._keeps:
+            self.labels += receipt["labels"]
+
+
+def _shard_manifest(found: _Found, about: Mapping[str, Any]) -> dict[str, Any]:
     """As `data.shards` writes it, so that what was released can be measured, or released again."""
-    labels = [row for receipt in receipts for row in receipt["labels"]]
-    identities = Counter(row["identity"] for row in labels)
-    expressions = Counter(row["expression"] for row in labels)
+    identities, expressions = Counter(found.identities), Counter(found.expressions)
     unknown_identity, unknown_expression = identities.pop(None, 0), expressions.pop(None, 0)
-    shards = [file for receipt in receipts for file in receipt["files"]]
     return {
         "format": SHARDS_FORMAT,
         **about,
-        "rows": sum(shard["rows"] for shard in shards),
-        "shards": shards,
+        "rows": sum(shard["rows"] for shard in found.files),
+        "shards": found.files,
         "identities": dict(sorted(identities.items())),
         "expressions": dict(sorted(expressions.items())),
         "unknown_identity": unknown_identity,

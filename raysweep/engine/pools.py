@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from raysweep.engine.session import short_of_room
 from raysweep.errors import StoreError, TrialError
 
 __all__ = [
@@ -505,7 +506,7 @@ class RayPoolClient:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What an item raised is raised again in its own type."""
+        """What an item raised is raised again in its own type; that Ray has no room for a value, in memory or on disk, as a `SessionError`."""
         from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
         try:
@@ -519,6 +520,8 @@ class RayPoolClient:
                 raise _lost(cause) from error
             if cause is not None and _is_death(cause):
                 raise _died(cause) from error
+            if cause is not None and (full := short_of_room(cause)) is not None:
+                raise full from error
             raise (cause if isinstance(cause, Exception) else error) from None
 
     def serving(self) -> int:

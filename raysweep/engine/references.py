@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysweep.data.roles import face_table
+from raysweep.data.strings import Texts, shared_strings
 from raysweep.engine.cache import cache_root, hold
 from raysweep.errors import DataError, StoreError
 from raysweep.schema import AlignedFaces, Frame, Measurements
@@ -40,6 +41,8 @@ from raysweep.storage.entries import settle_entry
 from raysweep.storage.files import sha256_of, sync_file, sync_folder, write_whole
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from raysweep.models.zoo import Zoo
 
 __all__ = [
@@ -98,9 +101,9 @@ class References:
     clear: Measurements
     quarantine: list[dict[str, str]]
     manifest: dict[str, Any]
-    source: list[str]
-    attributes: list[str | None]
-    note: list[str]
+    source: Sequence[str | None]
+    attributes: Sequence[str | None]
+    note: Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,18 @@ class RowLabels:
     identity: Sequence[str | None]
     expression: Sequence[str | None]
     attributes: Sequence[str | None]
-    source: Sequence[str]
+    source: Sequence[str | None]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> RowLabels:
+        """The columns of a table, in as little memory as may be."""
+        return cls(
+            face_id=[str(name) for name in Texts(table["face_id"])],
+            identity=shared_strings(table["identity"]),
+            expression=shared_strings(table["expression"]),
+            attributes=Texts(table["attributes"]),
+            source=Texts(table["source"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -266,7 +280,7 @@ class ReferenceStore:
         quarantine = [json.loads(line) for line in self._text("quarantine.jsonl").splitlines()]
         if len(quarantine) != manifest["quarantined"]:
             raise StoreError(f"{self.folder}: {len(quarantine)} quarantine records, {manifest['quarantined']} expected")
-        return References(faces, clear, quarantine, manifest, list(labels.source), list(labels.attributes), note)
+        return References(faces, clear, quarantine, manifest, labels.source, labels.attributes, note)
 
     @contextmanager
     def writing(
@@ -337,15 +351,14 @@ class ReferenceStore:
                 f"{self.folder / name}: cannot be read ({error}); remove the folder and prepare again"
             ) from error
 
-    def _labels(self, count: int) -> tuple[RowLabels, list[str]]:
+    def _labels(self, count: int) -> tuple[RowLabels, list[str | None]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.folder / "rows.parquet"
         try:
-            columns = pq.read_table(path).to_pydict()
-            note = columns.pop("note")
-            labels = RowLabels(**columns)
+            table = pq.read_table(path)
+            labels, note = RowLabels.of(table), shared_strings(table["note"])
         except (OSError, pa.ArrowException, KeyError, TypeError) as error:
             raise StoreError(f"{path}: cannot be read ({error}); remove the folder and prepare again") from error
         if len(note) != count:
@@ -535,10 +548,11 @@ class ReferenceWriter:
         import pyarrow.parquet as pq
 
         rows = [self._order[place] for place in kept.tolist()]
-        columns = {
-            name: pa.array([getattr(self._labels, name)[row] for row in rows], pa.string())
-            for name in ("face_id", "identity", "expression", "attributes", "source")
-        }
+        columns: dict[str, Any] = {}
+        for name in RowLabels.__dataclass_fields__:
+            values = getattr(self._labels, name)
+            some = values.take(rows).column if isinstance(values, Texts) else pa.array([values[row] for row in rows])
+            columns[name] = some.cast(pa.string())
         columns["note"] = pa.array([self._notes.get(place, "") for place in kept.tolist()], pa.string())
         path = self._folder / "rows.parquet"
         pq.write_table(pa.table(columns), path)

@@ -21,6 +21,7 @@ from raysweep.anonymizers.base import Anonymizer, FitContext, State, Teachers
 from raysweep.anonymizers.registry import get_anonymizer
 from raysweep.data.shards import ShardSet, write_shards
 from raysweep.data.source import Source, open_source
+from raysweep.data.strings import shared_strings
 from raysweep.engine.apply import Method, Output, Shared
 from raysweep.engine.parts import Counts, Part, PartsFolder, image_names
 from raysweep.engine.point import Point
@@ -128,13 +129,11 @@ def anonymize(
             shards.synthetic,
             point.typed,
         )
-        labels = _labels(shards)
         about = _about(point, anonymizer, method, fitted, zoo, shards, frame.size, frame.margin, output)
-        names = (
-            image_names(labels["face_id"], labels["encoding"], lossless=output.lossless) if layout == "images" else {}
-        )
+        names = _names(shards, output) if layout == "images" else {}
         folder = PartsFolder(out, layout, about, _parts(shards), names)
-        persons = {name: index for index, name in enumerate(sorted(set(labels["identity"]) - {None}))}
+        people = set(_labels(shards, "identity")["identity"]) - {None}
+        persons = {name: index for index, name in enumerate(sorted(people))}
         shared = Shared(fitted.state, persons)
         with folder.writing() as todo:
             total = sum(part.rows for part in todo)
@@ -269,16 +268,22 @@ def _first_row(shards: ShardSet) -> dict[str, Any]:
     raise DataError(f"{shards.name}: no rows")
 
 
-def _labels(shards: ShardSet) -> dict[str, list[Any]]:
+def _names(shards: ShardSet, output: Output) -> dict[str, str]:
+    """Path of each face's image."""
+    labels = _labels(shards, "face_id", "encoding")
+    return image_names(labels["face_id"], labels["encoding"], lossless=output.lossless)
+
+
+def _labels(shards: ShardSet, *names: str) -> dict[str, list[Any]]:
     """Columns that are small, of all rows."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("face_id", "identity", "encoding")}
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     for path in shards.paths:
         try:
             table = pq.read_table(path, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable shard ({error}); remove the folder and prepare again") from error
         for name in columns:
-            columns[name].extend(table[name].to_pylist())
+            columns[name].extend(shared_strings(table[name]))
     return columns
 
 

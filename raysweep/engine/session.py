@@ -17,10 +17,24 @@ from pathlib import Path
 
 from raysweep.errors import RaysweepError
 
-__all__ = ["SessionError", "cpu_share", "object_store_bytes", "our_error", "secure_token", "start_ray"]
+__all__ = [
+    "SessionError",
+    "cpu_share",
+    "object_store_bytes",
+    "our_error",
+    "secure_token",
+    "short_of_room",
+    "start_ray",
+]
 
 MAX_OBJECT_STORE = 4 * 2**30
 MIN_OBJECT_STORE = 256 * 2**20
+RAY_LEAST = 75 * 2**20
+"""Ray refuses a smaller object store."""
+STORE_LIMIT = "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"
+"""Ray's own variable for the largest object store of a machine."""
+SPILL_FOLDER, FULLEST_DISK = "RAY_object_spilling_directory", "RAY_local_fs_capacity_threshold"
+"""Ray's own variables: where it puts aside what its object store has no room for, and the share of that disk that may be in use (0.95)."""
 KNOCK_S = 10.0
 RETRY_ADVICE = "\nFailed to apply UDF transform"
 ENVIRONMENT = {
@@ -65,6 +79,7 @@ def start_ray(
     has_token = secure_token(create=address is None)
     if address is not None and has_token and "RAY_AUTH_MODE" not in os.environ:
         _use_token()
+    store = object_store_bytes()  # before Ray is imported, which would only say that something is no number
     import ray
 
     if ray.is_initialized():
@@ -80,7 +95,7 @@ def start_ray(
                     num_cpus=cpus,
                     num_gpus=gpus,
                     include_dashboard=False,
-                    object_store_memory=object_store_bytes(),
+                    object_store_memory=store,
                     log_to_driver=log_to_driver,
                     logging_level=logging.ERROR,
                 )
@@ -97,18 +112,25 @@ def start_ray(
 
 
 def object_store_bytes() -> int:
-    """Size of a local object store: a quarter of the memory and at most 4 GiB, less where /dev/shm is smaller.
+    """Size of a local object store: a quarter of the memory and at most 4 GiB, less where /dev/shm is smaller or `STORE_LIMIT` says so.
 
     The stages stream, so that a larger one would only hold more batches in flight.
+
+    Raises:
+        SessionError: the variable is no number of bytes that Ray takes.
     """
+    limit = os.environ.get(STORE_LIMIT, "").strip()
+    if limit and (not limit.isdecimal() or int(limit) < RAY_LEAST):
+        raise SessionError(f"{STORE_LIMIT}={limit}: must be a number of bytes, at least {RAY_LEAST} (75 MiB)")
+    most = int(limit) if limit else MAX_OBJECT_STORE
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    size = min(MAX_OBJECT_STORE, memory // 4)
+    size = min(most, memory // 4)
     shared = Path("/dev/shm")  # noqa: S108 - where Ray keeps it, not a temporary file of ours
     if shared.is_dir():
         free = int(shutil.disk_usage(shared).free * 0.9)
         if free >= MIN_OBJECT_STORE:  # below that Ray uses a file in its session folder
             size = min(size, free)
-    return max(size, MIN_OBJECT_STORE)
+    return max(size, min(most, MIN_OBJECT_STORE))
 
 
 def cpu_share(actors: int, machines: Sequence[int] | None = None) -> int:
@@ -230,10 +252,36 @@ def _short_of_memory(error: BaseException) -> SessionError:
     )
 
 
+def short_of_room(error: BaseException) -> SessionError | None:
+    """What to tell the user when Ray's object store is full and cannot spill; None for any other error.
+
+    That is no fault of a trial: whatever runs must stop, and can go on when there is room.
+    """
+    from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+    if not isinstance(error, ObjectStoreFullError | OutOfDiskError):
+        return None
+    given = os.environ.get(SPILL_FOLDER)
+    folder = Path(given or Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray")
+    where = f"{folder} on one of the machines"
+    room = "Make room"
+    share = float(os.environ.get(FULLEST_DISK) or 0.95)
+    if folder.is_dir():
+        disk = shutil.disk_usage(folder)
+        lacking = disk.total - disk.free - share * disk.total
+        if lacking > 0:
+            where = f"{folder}: that disk is {100 * (1 - disk.free / disk.total):.0f} % full, and Ray stops at {100 * share:g} %"
+            room = f"Free {max(lacking / 1e9, 0.1):.1f} GB"
+    return SessionError(
+        f"Ray's object store is full, and what it has no room for cannot be put aside in {where}. {room} there, or name a folder on another "
+        f"disk ({SPILL_FOLDER}=DIR); the same command goes on"
+    )
+
+
 def our_error(error: BaseException) -> BaseException:
     """Our own error inside what Ray made of it, without the advice on retries that Ray Data appends; else the error itself.
 
-    That Ray ended workers for want of memory is no bug of anybody: it becomes a `SessionError`.
+    That Ray ended workers for want of memory, or found no room on disk, is no bug of anybody: it becomes a `SessionError`.
     """
     from ray.exceptions import OutOfMemoryError
 
@@ -243,6 +291,8 @@ def our_error(error: BaseException) -> BaseException:
         seen.append(current)
         if isinstance(current, OutOfMemoryError):
             return _short_of_memory(current)
+        if (found := short_of_room(current)) is not None:
+            return found
         inner = getattr(current, "cause", None) or current.__cause__
         if isinstance(current, RaysweepError) and not isinstance(inner, RaysweepError):
             return type(current)(str(current).split(RETRY_ADVICE)[0])

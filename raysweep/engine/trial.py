@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raysweep.engine.checked import checked
 from raysweep.engine.pools import ResultLostError
 from raysweep.engine.record import Outcome, TrialRecord, TrialTask, Work
+from raysweep.engine.session import SessionError
 from raysweep.errors import RaysweepError, StoreError
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def trial_records(
         pool: where.
         work: on which rows.
         stamp: the wall clock.
+
+    Raises:
+        SessionError: Ray cannot go on; the trial has not failed and is not recorded.
     """
     climb = _Climb(task, work, stamp)
     try:
@@ -63,6 +67,8 @@ def trial_records(
             except ResultLostError:  # every step is a function of the task alone: from the start again
                 if lost == MACHINES_LOST:
                     raise
+    except SessionError:
+        raise  # true of the machine, not of this trial
     except RaysweepError as error:
         yield failed_record(task, work.fidelity, str(error), stamp())
     except Exception as error:

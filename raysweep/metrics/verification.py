@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import ConfigError
+from raysweep.metrics.binning import Bins
 from raysweep.metrics.uncertainty import ClusterSums, Estimate, Resampling, resample
 from raysweep.schema import IntArray
 
@@ -39,6 +40,8 @@ RULE_OF_30 = 30
 """A false accept rate is only stated when at least this many false accepts are expected (Doddington)."""
 MAX_IMPOSTORS = 2_000_000
 """More impostor pairs than this are sampled, the same share of every pair of people."""
+COUNTED_AT_ONCE = 60_000
+"""Scores: half a megabyte of places."""
 LINKABILITY_BINS = 30
 MAX_PEOPLE = 400
 """Above this the table of pairs of people gets too large for an interval."""
@@ -197,6 +200,11 @@ def linkability(genuine: Scores, impostor: Scores, bins: int = LINKABILITY_BINS,
     return float(_linkability(*(_smoothed(side.astype(np.float64)) for side in counts)))
 
 
+def _step(images: int) -> int:
+    """Probes to count at a time, for so many enrolled images."""
+    return max(1, COUNTED_AT_ONCE // max(1, images))
+
+
 @dataclass(frozen=True)
 class PairHistogram:
     """Counts of scores per pair of people: partial sums of verification, merged in any order.
@@ -219,14 +227,22 @@ class PairHistogram:
 
     def update(self, scores: Scores, probe: IntArray, enrol: IntArray) -> PairHistogram:
         """Count (P, E) scores of probes of person `probe` (P,) against images of person `enrol` (E,)."""
-        people, bins = self.genuine.shape
-        at = np.searchsorted(self.edges, scores.ravel(), side="right")
-        cell = (probe[:, None] * people + enrol[None, :]).ravel() * bins + at
-        counts = np.bincount(cell, minlength=people * people * bins).reshape(people, people, bins).astype(np.float64)
-        own = np.arange(people)
-        genuine = counts[own, own].copy()
-        counts[own, own] = 0
-        return PairHistogram(self.edges, self.genuine + genuine, self.impostor + counts)
+        people, size = self.genuine.shape
+        genuine, impostor = self.genuine.copy(), self.impostor.copy()
+        scores = scores if scores.dtype in (np.float32, np.float64) else scores.astype(np.float64)
+        bins, start = Bins(self.edges, scores.dtype), enrol * size
+        order = np.argsort(probe, kind="stable")
+        ends = np.searchsorted(probe[order], np.arange(people + 1), side="left")
+        # Person by person: the counts of one, and some of their scores, stay in a core's cache.
+        for person in range(people):
+            for first in range(int(ends[person]), int(ends[person + 1]), step := _step(len(enrol))):
+                at = bins.place(scores[order[first : min(first + step, int(ends[person + 1]))]])
+                at += start
+                counts = np.bincount(at.ravel(), minlength=people * size).reshape(people, size)
+                genuine[person] += counts[person]
+                counts[person] = 0
+                impostor[person] += counts
+        return PairHistogram(self.edges, genuine, impostor)
 
     def merge(self, other: PairHistogram) -> PairHistogram:
         """The counts of both.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,7 +184,7 @@ class Proposer:
         self._running.pop(record.number, None)
         if record.key not in self._records:
             self.finished += 1
-        self._records[record.key] = record
+        record = self._records[record.key] = replace(record, evidence={})  # its arrays are megabytes, and on disk
         trial = self._asked.pop(record.number, None)
         if trial is not None and self._sampler in FORGETFUL:
             # As a resumed sweep will find it in the ledger: rounded, and without what was proposed twice.

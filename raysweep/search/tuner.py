@@ -13,6 +13,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.callback import Callback
+from ray.tune.error import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util import get_node_ip_address
@@ -20,7 +21,7 @@ from ray.util import get_node_ip_address
 from raysweep.engine.evidence import pack, unpack
 from raysweep.engine.pools import RayPoolClient
 from raysweep.engine.record import TrialRecord, TrialTask, Work
-from raysweep.engine.session import our_error
+from raysweep.engine.session import SessionError, our_error
 from raysweep.engine.trial import failed_record, trial_records
 from raysweep.search.sampler import Proposal, Proposer
 
@@ -28,6 +29,8 @@ __all__ = ["tune_trials"]
 
 TRIAL_CPUS = 0.01
 """A trial only waits for the pool; the cores belong to the workers."""
+HALT = "halt"
+"""In what a trial reports, in place of a record: why the sweep must stop."""
 
 
 def tune_trials(
@@ -87,6 +90,8 @@ def tune_trials(
         RuntimeError
     ) as error:  # Tune's word for an actor that ended as it does not expect, for want of memory above all
         raise our_error(error) from error
+    except TuneError as error:  # what was raised here, while a record was taken: Tune keeps only its text
+        raise our_error(error.__context__ or error) from error
     # Tune leaves a folder per trial; all that they hold is in the ledger.
     shutil.rmtree(folder / "tune", ignore_errors=True)
 
@@ -112,7 +117,10 @@ class _Trial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """One rung, or all of the trial that is left."""
-        record = next(self._records)
+        try:
+            record = next(self._records)
+        except SessionError as error:
+            return {HALT: str(error), "done": True}
         if record.state == "stopped":
             # As text: Tune flattens mappings before a scheduler sees them.
             return {"stopped": json.dumps(record.to_dict())}
@@ -192,7 +200,13 @@ class _ProposerSearch(Searcher):  # type: ignore[misc]
         }
 
     def record(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Take the record of a trial the moment it is reported."""
+        """Take the record of a trial the moment it is reported.
+
+        Raises:
+            SessionError: the trial could not go on for want of something that all trials need.
+        """
+        if HALT in result:
+            raise SessionError(result[HALT])
         if trial_id in self._tasks and "record" in result:
             del self._tasks[trial_id]
             record = TrialRecord.from_dict(result["record"])

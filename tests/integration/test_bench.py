@@ -100,8 +100,45 @@ def test_rates_of_classical_methods_need_no_gpu_to_be_right(tmp_path: Path) -> N
 def test_what_needs_a_gpu_says_so_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     found = run_benches([name for name, bench in BENCHES.items() if bench.gpu], How(tmp_path))
-    assert [finding.goal for finding in found] == ["R3", "R16", "R15", "R17 blur", "R17 pixelate"]
+    names = ["R3", "R14 GPU", "R14 CPU", "R16", "R15", "R17 blur", "R17 pixelate"]
+    assert [finding.goal for finding in found] == names
     assert {(finding.verdict, finding.missing) for finding in found} == {("not measured", "no GPU")}
+
+
+@pytest.mark.slow
+def test_rates_of_preparation_need_no_gpu_to_be_right(tmp_path: Path) -> None:
+    """Drawn faces bring their points: both decoders then make the same crops, but for their own rounding."""
+    import numpy as np
+    import torch
+
+    from raysweep.bench import preprocessing
+    from raysweep.preprocess.rows import Recipe, crop_rows
+
+    device = torch.device("cpu")
+    chosen = preprocessing.photographs(How(tmp_path), device)
+    found = preprocessing.rates(chosen, device, 0.2)
+    assert set(found) == {"embed", "cpu", "device"}
+    assert all(rate > 1 for rate in found.values())
+    rows, tools = chosen.rows[:20], chosen.tools("cpu")
+    ours = crop_rows(rows, Recipe(preprocessing.FRAME), tools)["crop"].transpose(0, 3, 1, 2)
+    theirs = preprocessing.on_device(rows, tools=tools, device=device).numpy()
+    assert np.abs(ours.astype(int) - theirs).mean() < 2
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_rates_of_preparation_with_a_detector(real_root: Path, tmp_path: Path) -> None:
+    import torch
+
+    from raysweep.bench.preprocessing import photographs, rates
+
+    device = torch.device("cpu")
+    chosen = photographs(How(tmp_path, real=real_root), device)
+    assert "photographs" in chosen.kind
+    assert chosen.tools("cpu").detector is not None
+    found = rates(chosen, device, 0.2)
+    print(found)
+    assert all(rate > 1 for rate in found.values())
 
 
 @pytest.mark.slow

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from raysweep.engine.record import TrialRecord
@@ -57,6 +61,20 @@ def test_a_small_space_is_exhausted_not_repeated() -> None:
     space = load_space(find_space("blur"), {"kernel_size.high": 29})
     assert space.size == 4
     assert sorted(record.setting["kernel_size"] for record in drive(make(space, 50))) == [11, 17, 23, 29]
+
+
+def test_arrays_of_a_trial_are_not_kept() -> None:
+    """They are megabytes a trial, and on disk: a sweep of hundreds must not hold them."""
+    proposer = make(load_space(find_space("pixelate")), 2)
+    proposal = proposer.ask()
+    assert proposal is not None
+    draws = np.zeros(1000)
+    held = weakref.ref(draws)
+    proposer.tell(replace(record_of(proposal), evidence={"draws": draws}))
+    del draws
+    gc.collect()
+    assert held() is None
+    assert proposer.finished == 1
 
 
 def test_failed_and_undefined_trials_leave_nothing_running() -> None:
