@@ -6,10 +6,11 @@ wrapper tells every outcome, serves repeated proposals from the record, and keep
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,12 +58,9 @@ class Proposal:
 
 
 def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """The Optuna sampler of a name, seeded."""
+    """The Optuna sampler of a name, seeded; that of QMC needs to know the space, see `Proposer`."""
     from optuna import samplers
-    from optuna.exceptions import ExperimentalWarning
 
-    # Known to be experimental, and wanted: a user can do nothing about the notice.
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)
     startup = max(4, min(10, trials // 3))
     if name == "tpe":
         return samplers.TPESampler(
@@ -72,8 +70,6 @@ def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampl
         return samplers.NSGAIISampler(seed=seed, population_size=max(4, min(24, trials // 4)))
     if name == "gp":
         return samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    if name == "qmc":
-        return samplers.QMCSampler(seed=seed, scramble=True)
     return samplers.RandomSampler(seed=seed)
 
 
@@ -107,6 +103,8 @@ class Proposer:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # Known to be experimental, and wanted: a user can do nothing about the notice.
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         if sampler not in SAMPLERS:
             raise ConfigError(
                 f"sampler = {sampler!r} is not known{nearest(sampler, SAMPLERS)}; known: {', '.join(SAMPLERS)}"
@@ -125,7 +123,10 @@ class Proposer:
                 f"repeats = {repeats}: only a study that lists its settings is repeated; run the points of a front "
                 "again with `evaluate`, or search once more with another seed"
             )
-        self.number = 1 + max((record.number for record in known), default=-1)
+        numbers = {record.number for record in known}
+        # What was under way when a sweep was killed comes first: its number decides what is proposed.
+        self._numbers = (number for number in itertools.count() if number not in numbers)
+        self.number = next(self._numbers)
         self.finished = len(self._records)
         self._closed = False
         self.duplicates = 0
@@ -133,16 +134,22 @@ class Proposer:
         self._sampler, self._seed = sampler, seed
         # NSGA-II begins anew after a resume, with another seed: the same one would propose the known settings again. QMC is a fixed
         # sequence, of which the known settings are passed over.
-        first = seed if sampler == "qmc" else seed + self.number
+        first = seed + 1 + max(numbers, default=-1)
         self._study = optuna.create_study(
-            directions=["maximize", "maximize"], sampler=make_sampler(sampler, first, trials)
+            directions=["maximize", "maximize"],
+            sampler=self._sequence(seed) if sampler == "qmc" else make_sampler(sampler, first, trials),
         )
         self._told: list[optuna.trial.FrozenTrial] = []
         for record in sorted(known, key=lambda record: record.number):
             self._remember(record)
         for arm in self._arms:
             for setting in arm.try_first:
-                if self._key_of(arm.anonymizer, self._complete(arm, {**arm.fixed, **setting}), 0) not in self._records:
+                # Of a fixed sequence each proposal has its place, those included.
+                if (
+                    sampler == "qmc"
+                    or self._key_of(arm.anonymizer, self._complete(arm, {**arm.fixed, **setting}), 0)
+                    not in self._records
+                ):
                     self._study.enqueue_trial(self._flat(arm, setting))
 
     def ask(self) -> Proposal | None:
@@ -168,7 +175,7 @@ class Proposer:
                     self._tell(trial, self._records.get(key))
                 continue
             proposal = Proposal(self.number, arm.anonymizer, setting, repeat)
-            self.number += 1
+            self.number = next(self._numbers)
             self._running[proposal.number] = key
             if trial is not None:
                 self._asked[proposal.number] = trial
@@ -218,6 +225,32 @@ class Proposer:
                 setting[name] = _suggest(trial, self._label(arm, name), item)
         return arm, self._complete(arm, setting), trial, 0
 
+    def _sequence(self, seed: int) -> optuna.samplers.BaseSampler:
+        """The QMC sampler over all parameters from the first proposal on, whether a proposal makes use of each or not.
+
+        Left alone, it looks for them in the first trial that is complete and draws at random until then: what was under way before that
+        would never come again after a kill.
+        """
+        from optuna import samplers
+
+        class Sequence(samplers.QMCSampler):  # type: ignore[misc]
+            def infer_relative_search_space(
+                self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+            ) -> dict[str, optuna.distributions.BaseDistribution]:
+                return whole
+
+        whole = {key: item for arm in self._arms for key, item in self._distributions(arm).items()}
+        return Sequence(seed=seed, scramble=True)
+
+    def _distributions(self, arm: Arm) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Of the parameters of an arm, and of the choice between arms."""
+        from optuna.distributions import CategoricalDistribution
+
+        found = {self._label(arm, name): _distribution(item) for name, item in arm.ranges.items()}
+        if len(self._arms) > 1:
+            found["anonymizer"] = CategoricalDistribution([item.anonymizer for item in self._arms])
+        return found
+
     def _label(self, arm: Arm, name: str) -> str:
         return name if len(self._arms) == 1 else f"{arm.anonymizer}.{name}"
 
@@ -244,13 +277,7 @@ class Proposer:
         if arm is None:
             return
         flat = self._flat(arm, record.setting)
-        distributions: dict[str, Any] = {
-            self._label(arm, name): _distribution(item) for name, item in arm.ranges.items()
-        }
-        if len(self._arms) > 1:
-            distributions["anonymizer"] = optuna.distributions.CategoricalDistribution(
-                [item.anonymizer for item in self._arms]
-            )
+        distributions = self._distributions(arm)
         values = self._values(record)
         state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
         trial = optuna.create_trial(

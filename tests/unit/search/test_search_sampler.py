@@ -156,6 +156,25 @@ def test_a_sweep_killed_at_any_trial_proposes_what_the_undisturbed_one_does(samp
         assert [record.setting for record in whole] == [record.setting for record in whole[:killed_after] + rest]
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+@pytest.mark.parametrize("space", ["pixelate", "ganonymization"])
+@pytest.mark.parametrize("lost", [(0,), (1, 2, 3), (4, 6), (0, 5, 7)])
+def test_what_was_under_way_at_a_kill_comes_first(sampler: str, space: str, lost: tuple[int, ...]) -> None:
+    """Several trials run at once: those without a record are proposed again, under their own numbers."""
+    searched = load_space(find_space(space))
+    proposer = make(searched, 10, sampler=sampler)
+    asked = [proposer.ask() for _ in range(8)]  # all at once: nothing is known yet
+    proposals = [proposal for proposal in asked if proposal is not None]
+    known = [record_of(proposal) for proposal in proposals if proposal.number not in lost]
+    again = make(searched, 10, known=known, sampler=sampler)
+    found = [again.ask() for _ in range(10 - len(known))]
+    assert [proposal.number for proposal in found if proposal is not None] == [*lost, 8, 9]
+    assert again.ask() is None
+    if sampler != "tpe":  # which looks at what has ended, and more has ended now
+        settings = [proposal.setting for proposal in found if proposal is not None]
+        assert all(proposals[number].setting in settings for number in lost)
+
+
 def test_a_long_search_looks_at_the_best_and_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proposal late in a long search costs what an early one does; after a resume the next ones are the same."""
     for name, value in (("HISTORY", 12), ("REFRESH", 4), ("BEST", 3)):
