@@ -57,7 +57,8 @@ def _models(how: How, workers: int, gpus: int, cores: int) -> Finding:
     seconds, rounds = 4.0, 3 if how.quick else 8
     plan, (chunks,) = worker_plan(drawn_faces(*((30, 7) if how.quick else (60, 14))), max(1, cores // workers))
     task = TrialTask("bench", 0, "blur", {"kernel_size": 31}, 0)
-    rows = chunks[0]
+    # All of them on both sides: a face of role T is measured less than one of role E, and chunks hold more of one or of the other.
+    rows = np.concatenate(chunks)
     pool = RayPool(plan, workers, float(min(gpus, workers)), worker_of=resident_worker)
     values, bares, pooled, busy = [], [], [], []
     try:
@@ -68,7 +69,7 @@ def _models(how: How, workers: int, gpus: int, cores: int) -> Finding:
             # One long item per worker: all bare loops run side by side, as the items do.
             loops = [pool.result(item) for item in _on_each(pool, workers, "bare", task, fitted, rows, seconds)]
             bare = sum(faces / spent for faces, spent in loops)
-            count = max(4 * workers, round(bare * seconds / len(rows)))
+            count = len(chunks) * max(workers, round(bare * seconds / len(rows)))
             parts = [pool.call("measure", task, fitted, chunks[number % len(chunks)]) for number in range(count)]
             done = sorted((pool.result(part) for part in parts), key=lambda part: part.notes["ended"])
             rate = steady_rate([part.notes["ended"] for part in done], [len(part.rows) for part in done], workers)

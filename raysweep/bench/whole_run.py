@@ -7,6 +7,8 @@ import time
 from collections import deque
 from typing import Any
 
+import numpy as np
+
 from raysweep.bench.drawn import drawn_faces, own_cache, worker_plan
 from raysweep.bench.finding import Finding, How
 from raysweep.bench.resident import resident_worker
@@ -40,7 +42,7 @@ def whole_run(how: How) -> list[Finding]:
                 start_s = time.perf_counter() - started
                 fitted = pool.call("fit", task)
                 pool.wait([fitted])
-                bare = [_bare(pool, workers, task, fitted, chunks[0])]
+                bare = [_bare(pool, workers, task, fitted, np.concatenate(chunks))]
                 mark, done = time.perf_counter(), 0
                 waiting: deque[Any] = deque()
                 number = 0
@@ -51,7 +53,7 @@ def whole_run(how: How) -> list[Finding]:
                     done += len(pool.result(waiting.popleft()).rows)
                 done += sum(len(pool.result(handle).rows) for handle in waiting)
                 run_s = start_s + time.perf_counter() - mark
-                bare.append(_bare(pool, workers, task, fitted, chunks[0]))
+                bare.append(_bare(pool, workers, task, fitted, np.concatenate(chunks)))
             finally:
                 pool.close()
     rate = sum(bare) / len(bare)
