@@ -73,7 +73,7 @@ def tune_trials(
             search_alg=searcher,
             scheduler=_HalvingScheduler(climbs, searcher),
             num_samples=-1,
-            max_concurrent_trials=client.trials_at_once(max(map(len, work.chunks))),
+            max_concurrent_trials=client.trials_at_once(max(map(len, work.whole.chunks))),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
