@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.anonymizers.registry import trains_in_stages
+from raysweep.anonymizers.registry import get_anonymizer, trains_in_stages
 from raysweep.config import RunSettings, SweepConfig
 from raysweep.engine.evidence import COMMON, DIGEST_NOTE, EvidenceStore
 from raysweep.engine.faults import fault_point
@@ -234,8 +234,6 @@ class _Workplace:
 
 def _needed(config: SweepConfig) -> list[Path]:
     """What is read on every machine beside the faces: anonymizers that are not ours, and the folder of weights that was named."""
-    from raysweep.anonymizers.registry import get_anonymizer
-
     needed = [] if config.models is None else [Path(config.models).expanduser()]
     for name in dict.fromkeys(arm.anonymizer for arm in config.space.arms):
         if name.startswith("file:"):
@@ -513,8 +511,6 @@ class _Driver:
             thread.join()
 
     def _task(self, proposal: Proposal) -> TrialTask:
-        from raysweep.anonymizers.registry import get_anonymizer
-
         run = self._config.run
         return TrialTask(
             key=self.key_of(proposal.anonymizer, proposal.setting, proposal.repeat),
@@ -529,8 +525,6 @@ class _Driver:
 
     def _wanted_controls(self) -> Iterator[tuple[str, str, str, dict[str, Value]]]:
         """Key, what it is for, anonymizer and setting of each control."""
-        from raysweep.anonymizers.registry import get_anonymizer
-
         wanted: list[tuple[str, str, dict[str, Value]]] = [("identity", "identity", {}), ("blackout", "blackout", {})]
         for arm in self._config.space.arms:
             anonymizer = get_anonymizer(arm.anonymizer, allow_file=True)
@@ -621,8 +615,6 @@ def _gpu_here() -> bool:
 
 def untrained_setting(arm: Arm) -> dict[str, Value]:
     """The arm's network as it is before any training: as drawn at random, not one step."""
-    from raysweep.anonymizers.registry import get_anonymizer
-
     parameters = get_anonymizer(arm.anonymizer, allow_file=True).parameters
     setting = {key: value for key, value in arm.fixed.items() if key in parameters}
     return {**setting, "steps": 0, "init": "scratch"}

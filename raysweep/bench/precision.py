@@ -19,14 +19,12 @@ from raysweep.anonymizers.batch import face_batch
 from raysweep.bench.drawn import drawn_faces, own_cache
 from raysweep.bench.finding import Finding, How
 from raysweep.faces import Faces
-from raysweep.models.embedders import TorchEmbedder
+from raysweep.models.embedders import LEAST_COSINE, TorchEmbedder
 from raysweep.models.inputs import network_input
 
 __all__ = ["Speeds", "precision", "speeds"]
 
 BATCH = 256
-LEAST_COSINE = 0.999
-"""Below it a network at half precision is another network, and its speed counts for nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def precision(how: How) -> list[Finding]:
     least = min(item.cosine for item in found)
     note = f"{name}, {float(np.median([item.full for item in found])):,.0f} faces/s in single precision; smallest cosine {least:.5f}"
     faster = Finding("R16", tuple(item.half / item.full for item in found), note)
-    if least < LEAST_COSINE:
+    if least < LEAST_COSINE:  # then it is another network, and its speed counts for nothing
         faster = Finding(
             "R16", missing=f"{name}: half precision changes its answers (cosine {least:.5f}, wanted {LEAST_COSINE})"
         )

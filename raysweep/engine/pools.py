@@ -22,7 +22,6 @@ from raysweep.engine.session import short_of_room
 from raysweep.errors import StoreError, TrialError
 
 __all__ = [
-    "AHEAD",
     "LocalPool",
     "Plan",
     "Pool",
@@ -475,7 +474,7 @@ class RayPoolClient:
             TrialError: one of those was given up.
         """
         given = [
-            [self._left(item) for item in argument] if isinstance(argument, list) else self._left(argument)
+            [self._reference(item) for item in argument] if isinstance(argument, list) else self._reference(argument)
             for argument in arguments
         ]
         return _Handle(self._dispatcher.call.remote(method, given))
@@ -493,9 +492,9 @@ class RayPoolClient:
         import ray
 
         with self._told():
-            return ray.get(self._left(handle))
+            return ray.get(self._reference(handle))
 
-    def _left(self, argument: Any) -> Any:
+    def _reference(self, argument: Any) -> Any:
         """Of a handle what lies with Ray; anything else as it is."""
         import ray
 

@@ -322,11 +322,11 @@ class TrialWorker:
     def _tune(self, store: ControlStore) -> dict[str, str]:
         """Find out how many faces at a time, and at which precision, suit the device: once for all workers, whose answers are then the same."""
         images, frame = self._crops(self.rows[: self.plan.batch_size]), self.references.faces.frame
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
         found = {}
         for model in self._embedders:
             if not isinstance(model, CropEmbedder):
                 continue
-            device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
             asked = [self._zoo.found[model.name].sha256, model.provider, device, self.plan.batch_size]
             words = []
             if self.plan.precision == "float16" and isinstance(model, TorchEmbedder):

@@ -203,12 +203,15 @@ class TestTorchAdapters:
     def faces(self, n: int = 3) -> torch.Tensor:
         return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (n, 3, 128, 128), dtype=np.uint8))
 
+    def recogniser(self, path: Path, make_found: Callable[..., Found]) -> TorchEmbedder:
+        embedder = load_embedder(make_found(path, format="safetensors", input=INPUT))
+        assert isinstance(embedder, TorchEmbedder)
+        return embedder
+
     def test_half_precision_is_used_where_it_changes_no_answer(
         self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
     ) -> None:
-        embedder = load_embedder(make_found(torch_files[0], format="safetensors", input=INPUT))
-        assert isinstance(embedder, TorchEmbedder)
-        faces = self.faces()
+        embedder, faces = self.recogniser(torch_files[0], make_found), self.faces()
         full = embedder.embed(faces, self.frame)
         cosine = embedder.use_half(faces, self.frame)
         assert LEAST_COSINE <= cosine < 1 + 1e-6
@@ -223,9 +226,7 @@ class TestTorchAdapters:
     def test_single_precision_is_kept_where_half_would_change_the_answers(
         self, torch_files: tuple[Path, Path], make_found: Callable[..., Found]
     ) -> None:
-        embedder = load_embedder(make_found(torch_files[0], format="safetensors", input=INPUT))
-        assert isinstance(embedder, TorchEmbedder)
-        faces = self.faces()
+        embedder, faces = self.recogniser(torch_files[0], make_found), self.faces()
         with torch.no_grad():  # beyond what half precision holds: its sums overflow
             for weights in embedder.network.parameters():
                 weights.mul_(1e3)
