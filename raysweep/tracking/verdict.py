@@ -114,11 +114,12 @@ def caveats(found: Analysis) -> list[str]:
         lines.append(
             f"{len(failed)} of {len(state.trials)} trials failed, first #{failed[0].number}: {plain(failed[0].reason, 200)}."
         )
-    unranked = len(state.trials) - len(state.ranked) - len(failed)
+    stopped = sum(record.state == "stopped" for record in state.trials)
+    if stopped:
+        lines.append(f"{stopped} of {len(state.trials)} trials were stopped on a lower rung and are not ranked.")
+    unranked = len(state.trials) - len(state.ranked) - len(failed) - stopped
     if unranked:
-        lines.append(
-            f"{unranked} complete trials are not ranked, because privacy or utility is not a number (or they ran at a lower fidelity)."
-        )
+        lines.append(f"{unranked} complete trials are not ranked, because privacy or utility is not a number.")
     undertrained = [record for record in state.ranked if _true(record.metrics.get("attack/undertrained"))]
     if undertrained:
         lines.append(
